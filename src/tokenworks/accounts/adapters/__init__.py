@@ -1,0 +1,1 @@
+"""Adapters of accounts: the file that holds the administrator's key."""

@@ -1,0 +1,1 @@
+"""Adapters of blobs: where the bytes lie."""

@@ -1,0 +1,1 @@
+"""cluster/adapters: processes of this machine, and processes behind a unix socket."""

@@ -1,0 +1,213 @@
+"""What a door's connections and exchanges share: the snapshot, slots, connections to replicas, time.
+
+The door serves from its last snapshot, whoever else is away. All methods are called on its event loop.
+"""
+
+import asyncio
+from collections.abc import Iterable
+from typing import Protocol
+
+from tokenworks.gateway.directory import Directory
+from tokenworks.gateway.protocol import ClientConnection
+from tokenworks.kit.clock import Clock
+from tokenworks.kit.config import GatewaySettings
+from tokenworks.kit.errors import UnavailableError
+from tokenworks.kit.http1 import Pool
+from tokenworks.kit.ids import Ids
+from tokenworks.metering.ports import Journal
+from tokenworks.region.admission import Admission
+from tokenworks.region.model import Snapshot, SnapshotDeployment, SnapshotReplica
+from tokenworks.serving.dialect import DIALECTS, Dialect
+
+
+class Timed(Protocol):
+    """What has time limits."""
+
+    def check_times(self, now: float) -> None:
+        """End what takes too long; `now` is the loop's time."""
+        ...
+
+
+class Waiter(Timed, Protocol):
+    """What waits for a slot, and then holds it."""
+
+    @property
+    def replica_id(self) -> str:
+        """The replica that was asked last; empty before the first."""
+        ...
+
+    def admit(self, replica_id: str) -> None:
+        """A slot of that replica is yours."""
+        ...
+
+
+class DoorState:
+    """Shared state of one door process."""
+
+    def __init__(
+        self, settings: GatewaySettings, journal: Journal, clock: Clock, ids: Ids, control_address: str
+    ) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.settings = settings
+        self.journal = journal
+        self.clock = clock
+        self.is_draining = False
+        self.idle = asyncio.Event()
+        self.connections: set[ClientConnection] = set()
+        self.exchanges: set[Waiter] = set()
+        self.relays: set[Timed] = set()
+        self.body_bytes = 0
+        self.control = Pool(control_address, settings.connect_ms_max)
+        self._ids = ids
+        self._directory: Directory | None = None
+        self._confirmed_at_ms = 0
+        self._admissions: dict[str, Admission[Waiter]] = {}
+        self._replicas: dict[str, SnapshotReplica] = {}
+        self._pools: dict[str, Pool] = {}
+        self._heads: dict[str, bytes] = {}
+
+    # the snapshot
+
+    def apply(self, snapshot: Snapshot) -> None:
+        """Serve from this snapshot from now on."""
+        self.confirm()
+        self._directory = Directory(snapshot)
+        replicas = {r.replica_id: r for deployment in snapshot.deployments for r in deployment.replicas}
+        for replica_id in self._pools.keys() - replicas.keys():
+            self._pools.pop(replica_id).close()
+            self._heads.pop(replica_id, None)
+        self._replicas |= replicas
+        for deployment in snapshot.deployments:
+            slots = {replica.replica_id: replica.slots for replica in deployment.replicas}
+            self.run_admitted(self.admission(deployment.name).set_replicas(slots))
+        for name in self._admissions.keys() - {deployment.name for deployment in snapshot.deployments}:
+            self._admissions[name].set_replicas({})
+        in_use = {exchange.replica_id for exchange in self.exchanges}
+        self._replicas = {k: r for k, r in self._replicas.items() if k in replicas or k in in_use}
+
+    def confirm(self) -> None:
+        """Control says that the last snapshot still holds."""
+        self._confirmed_at_ms = self.clock.monotonic_ms()
+
+    @property
+    def etag(self) -> str:
+        """The snapshot's etag; empty before the first."""
+        return self._directory.snapshot.etag if self._directory else ""
+
+    def directory(self) -> Directory:
+        """The snapshot's look-ups.
+
+        Raises:
+            UnavailableError: there is none yet, or it is too old to take new work on it.
+        """
+        if self._directory is None:
+            raise UnavailableError("this door is starting: it has not heard from control yet", code="starting")
+        age_ms = self.clock.monotonic_ms() - self._confirmed_at_ms
+        if age_ms > self.settings.snapshot_age_ms_max:
+            raise UnavailableError(
+                f"control has been away for {age_ms // 1000} s, longer than this door may serve without it",
+                code="snapshot_too_old",
+            )
+        return self._directory
+
+    # connections
+
+    def enter(self, connection: ClientConnection) -> bool:
+        """Count a connection; False when there are too many."""
+        if len(self.connections) >= self.settings.connections_max:
+            return False
+        self.connections.add(connection)
+        return True
+
+    def leave(self, connection: ClientConnection) -> None:
+        """A connection has ended."""
+        self.connections.discard(connection)
+
+    def new_request_id(self) -> str:
+        """An id that no client chose."""
+        return self._ids.new("req")
+
+    # what exchanges need
+
+    def admission(self, deployment: str) -> Admission[Waiter]:
+        """The slots of a deployment."""
+        found = self._admissions.get(deployment)
+        if found is None:
+            found = self._admissions[deployment] = Admission(self.settings.queue_requests_max)
+        return found
+
+    def run_admitted(self, admitted: Iterable[tuple[Waiter, str]]) -> None:
+        """Start those whose turn has come."""
+        for exchange, replica_id in admitted:
+            exchange.admit(replica_id)
+
+    def suspend(self, deployment: str, replica_id: str) -> None:
+        """A replica did not answer a connection; the next tick tries it again."""
+        self.admission(deployment).suspend(replica_id)
+
+    def reason(self, deployment: str) -> str:
+        """Why a deployment has no ready replica; empty when it has."""
+        if self._directory is None:
+            return "no snapshot"
+        return next((d.reason for d in self._directory.snapshot.deployments if d.name == deployment), "it was deleted")
+
+    def replica(self, replica_id: str) -> SnapshotReplica:
+        """Where a replica is."""
+        return self._replicas[replica_id]
+
+    def pool(self, replica: SnapshotReplica) -> Pool:
+        """Connections to a replica."""
+        pool = self._pools.get(replica.replica_id)
+        if pool is None:
+            address = f"{replica.host}:{replica.port}"
+            pool = self._pools[replica.replica_id] = Pool(address, self.settings.connect_ms_max)
+            self._heads[replica.replica_id] = (
+                f"POST /v1/chat/completions HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {replica.key}\r\n"
+                "content-type: application/json\r\ncontent-length: "
+            ).encode()
+        return pool
+
+    def request_head(self, replica: SnapshotReplica, length: int) -> bytes:
+        """The head of a chat request to a replica (`pool` was called for it before)."""
+        return b"%s%d\r\n\r\n" % (self._heads[replica.replica_id], length)
+
+    def dialect(self, deployment: SnapshotDeployment) -> Dialect:
+        """How a deployment's engine speaks."""
+        return DIALECTS[deployment.engine]
+
+    # time
+
+    def tick(self) -> None:
+        """Called about twice a second: everything that has a time limit."""
+        now = self.loop.time()
+        for admission in self._admissions.values():
+            self.run_admitted(admission.resume())
+        for exchange in tuple(self.exchanges):
+            exchange.check_times(now)
+        for relay in tuple(self.relays):
+            relay.check_times(now)
+        for connection in tuple(self.connections):
+            connection.check_times(now)
+        for pool in (*self._pools.values(), self.control):
+            pool.drop_idle()
+
+    def start_draining(self) -> None:
+        """Take no new work; connections end with their current answer. `idle` is set when none is in flight."""
+        self.is_draining = True
+        for connection in tuple(self.connections):
+            connection.drain()
+        self._note_idle()
+
+    def end_exchange(self, exchange: Waiter) -> None:
+        """A request to a replica is over."""
+        self.exchanges.discard(exchange)
+        self._note_idle()
+
+    def end_relay(self, relay: Timed) -> None:
+        """A request to control is over."""
+        self.relays.discard(relay)
+        self._note_idle()
+
+    def _note_idle(self) -> None:
+        if self.is_draining and not self.exchanges and not self.relays:
+            self.idle.set()

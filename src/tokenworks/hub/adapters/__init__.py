@@ -1,0 +1,1 @@
+"""Adapters of the hub: file formats, and where the first model comes from."""

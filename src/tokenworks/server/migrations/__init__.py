@@ -1,0 +1,1 @@
+"""Alembic's migrations; `server/schema.py` runs them at control's start."""

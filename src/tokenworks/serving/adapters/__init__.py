@@ -1,0 +1,1 @@
+"""serving/adapters: one file per engine."""
