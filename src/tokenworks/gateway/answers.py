@@ -1,13 +1,11 @@
-"""The bytes of answers: heads, errors, the list of models, and one body out of a streamed answer. Pure."""
+"""The bytes of answers: heads, errors, the list of models. Pure."""
 
 from http import HTTPStatus
 
 import msgspec
 
 from tokenworks.kit.errors import TokenworksError
-from tokenworks.metering.model import Counts
 from tokenworks.region.model import SnapshotDeployment
-from tokenworks.serving.dialect import Usage, usage_object
 
 _encoder = msgspec.json.Encoder()
 _PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
@@ -15,34 +13,6 @@ _PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
 JSON = b"application/json"
 EVENTS = b"text/event-stream; charset=utf-8"
 LAST_CHUNK = b"0\r\n\r\n"
-
-
-class _Delta(msgspec.Struct):
-    content: str | None = None
-    reasoning_content: str | None = None
-    refusal: str | None = None
-
-
-class _Logprobs(msgspec.Struct):
-    content: list[msgspec.Raw] | None = None
-
-
-class _Choice(msgspec.Struct):
-    index: int = 0
-    delta: _Delta = msgspec.field(default_factory=_Delta)
-    finish_reason: str | None = None
-    logprobs: _Logprobs | None = None
-
-
-class _Chunk(msgspec.Struct):
-    id: str
-    created: int
-    model: str
-    choices: list[_Choice]
-    system_fingerprint: str | None = None
-
-
-_chunk_decoder = msgspec.json.Decoder(_Chunk)
 
 
 def status_line(status: int) -> bytes:
@@ -109,96 +79,3 @@ def _model(deployment: SnapshotDeployment) -> dict[str, object]:
         "owned_by": deployment.owner,
         "context_window": deployment.context_tokens,
     }
-
-
-class _Message(msgspec.Struct, omit_defaults=True):
-    role: str
-    content: str
-    refusal: str | None
-    reasoning_content: str | None = None
-
-
-class _WholeChoice(msgspec.Struct):
-    index: int
-    message: _Message
-    logprobs: dict[str, list[msgspec.Raw] | None] | None
-    finish_reason: str | None
-
-
-class _Completion(msgspec.Struct):
-    id: str
-    object: str
-    created: int
-    model: str
-    system_fingerprint: str | None
-    choices: list[_WholeChoice]
-    usage: Usage
-
-
-class _Parts:
-    """One choice while it is put together."""
-
-    __slots__ = ("content", "finish_reason", "logprobs", "reasoning", "refusal")
-
-    def __init__(self) -> None:
-        self.content: list[str] = []
-        self.reasoning: list[str] = []
-        self.refusal: list[str] = []
-        self.logprobs: list[msgspec.Raw] | None = None
-        self.finish_reason: str | None = None
-
-    def add(self, choice: _Choice) -> None:
-        delta = choice.delta
-        if delta.content:
-            self.content.append(delta.content)
-        if delta.reasoning_content:
-            self.reasoning.append(delta.reasoning_content)
-        if delta.refusal:
-            self.refusal.append(delta.refusal)
-        if choice.logprobs is not None and choice.logprobs.content is not None:
-            if self.logprobs is None:
-                self.logprobs = []
-            self.logprobs += choice.logprobs.content
-        if choice.finish_reason is not None:
-            self.finish_reason = choice.finish_reason
-
-    def render(self, index: int) -> _WholeChoice:
-        message = _Message(
-            "assistant", "".join(self.content), "".join(self.refusal) or None, "".join(self.reasoning) or None
-        )
-        logprobs = None if self.logprobs is None else {"content": self.logprobs, "refusal": None}
-        return _WholeChoice(index, message, logprobs, self.finish_reason)
-
-
-def assemble(events: bytes, counts: Counts) -> bytes:
-    """One `chat.completion` body out of the events of a complete answer.
-
-    Raises:
-        msgspec.DecodeError: an event is not a chat completion chunk.
-    """
-    choices: dict[int, _Parts] = {}
-    first: _Chunk | None = None
-    for event in events.split(b"\n\n"):
-        if not event.startswith(b"data: {"):
-            continue
-        part = _chunk_decoder.decode(event[6:])
-        if first is None:
-            first = part
-        for choice in part.choices:
-            parts = choices.get(choice.index)
-            if parts is None:
-                parts = choices[choice.index] = _Parts()
-            parts.add(choice)
-    if first is None:
-        raise msgspec.DecodeError("the answer holds no chunk")
-    return _encoder.encode(
-        _Completion(
-            first.id,
-            "chat.completion",
-            first.created,
-            first.model,
-            first.system_fingerprint,
-            [choices[index].render(index) for index in sorted(choices)],
-            usage_object(counts),
-        )
-    )

@@ -9,8 +9,6 @@ on its disk what it had begun.
 
 from enum import Enum, auto
 
-import msgspec
-
 from tokenworks.gateway import answers
 from tokenworks.gateway.parameters import ChatRequest, engine_body
 from tokenworks.gateway.protocol import ClientConnection, Request
@@ -47,6 +45,7 @@ class ChatExchange:
     _holds_slot = False
     _whole = b""
     _collected_bytes = 0
+    _collected_read = 0
     _refusal_status = 0
     _refusal = b""
     _journalled = Counts()
@@ -161,6 +160,8 @@ class ChatExchange:
         """The replica could not be used, and the client has seen nothing: back to the front of the queue."""
         self._release_slot()
         self._reader = self._dialect.reader(self._spec.choices)
+        self._collected.clear()
+        self._collected_bytes = self._collected_read = 0
         self._refusal_status = 0
         self._state = _State.WAITING
         self._door.run_admitted(self._door.admission(self._deployment.name).return_first(self, self.slots))
@@ -180,12 +181,13 @@ class ChatExchange:
             if len(self._refusal) < _REFUSAL_BYTES_MAX:
                 self._refusal += data
             return
+        if not self._spec.is_stream:
+            self._collect(data)
+            return
         reader = self._reader
         visible = reader.feed(data)
         if visible:
-            if not self._spec.is_stream:
-                self._collect(visible)
-            elif self._is_opened_durable:
+            if self._is_opened_durable:
                 self._write(visible)
             else:
                 self._pending.append(visible)
@@ -198,8 +200,10 @@ class ChatExchange:
         self._release_slot()
         if self._refusal_status:
             self._close(Status.FAILED, self._dialect.refusal(self._refusal_status, self._refusal), counts=Counts())
+        elif not self._spec.is_stream:
+            self._assemble()
         elif self._reader.is_complete:
-            self._complete()
+            self._close(Status.COMPLETED)
         else:
             self._close(Status.FAILED, UpstreamError("the replica ended its answer before its end"))
 
@@ -212,18 +216,26 @@ class ChatExchange:
             self._connect()
             return
         self._attempts += 1
-        has_said = self._has_head or self._pending or self._collected or self._reader.counts.output_tokens
+        has_said = self._has_head or self._pending or self._counts().output_tokens
         if not has_said and self._attempts < _ATTEMPTS_MAX:
             self._wait_again()
         else:
             self._release_slot()
             self._close(Status.FAILED, UpstreamError(f"the replica was lost while it answered: {error}"))
 
-    def _collect(self, visible: bytes) -> None:
-        self._collected.append(visible)
-        self._collected_bytes += len(visible)
+    def _collect(self, data: bytes) -> None:
+        """Keep a piece of an unstreamed answer; it is read as a whole at its end."""
+        self._collected.append(data)
+        self._collected_bytes += len(data)
         if self._collected_bytes > self._door.settings.answer_bytes_max:
             self._fail(UpstreamError(f"the answer is over {self._door.settings.answer_bytes_max} bytes; stream it"))
+
+    def _counts(self) -> Counts:
+        """What the engine has said so far; of an unstreamed answer only now what came since the last time is read."""
+        if self._collected_read < len(self._collected):
+            self._reader.feed(b"".join(self._collected[self._collected_read :]))
+            self._collected_read = len(self._collected)
+        return self._reader.counts
 
     def _write(self, data: bytes) -> None:
         if self._has_head:
@@ -269,12 +281,12 @@ class ChatExchange:
             if (now - self._waiting_since) * 1000 > settings.queue_wait_ms_max:
                 self._give_up_waiting()
         elif self._state is _State.RUNNING and not self._is_paused:
-            has_begun = self._reader.counts.output_tokens > 0
+            has_begun = self._has_head or bool(self._collected)
             limit = settings.stall_ms_max if has_begun else settings.first_token_ms_max
             if (now - self._last_heard) * 1000 > limit:
                 self._fail(UpstreamTimeoutError(f"the replica said nothing for {limit} ms"))
-        if self._state is _State.RUNNING and self._reader.counts != self._journalled:
-            self._journalled = self._reader.counts
+        if self._state is _State.RUNNING and self._counts() != self._journalled:
+            self._journalled = self._counts()
             self._door.journal.append(Progress(self._request_id, self._journalled))
 
     def _give_up_waiting(self) -> None:
@@ -298,16 +310,14 @@ class ChatExchange:
         self._release_slot()
         self._close(Status.FAILED, error)
 
-    def _complete(self) -> None:
-        if not self._spec.is_stream:
-            self._collected.append(self._reader.take_end(with_usage=False))
-            try:
-                self._whole = answers.assemble(b"".join(self._collected), self._reader.counts)
-            except msgspec.DecodeError as error:
-                self._close(Status.FAILED, UpstreamError(f"the replica's answer cannot be read: {error}"))
-                return
-            self._collected.clear()
-        self._close(Status.COMPLETED)
+    def _assemble(self) -> None:
+        try:
+            self._whole, counts = self._dialect.assemble(b"".join(self._collected), self._spec.choices)
+        except TokenworksError as error:
+            self._close(Status.FAILED, error)
+        else:
+            self._close(Status.COMPLETED, counts=counts)
+        self._collected.clear()
 
     def _close(self, status: Status, error: TokenworksError | None = None, counts: Counts | None = None) -> None:
         """Record how it ended; the end of the answer follows when the record is durable."""
@@ -328,7 +338,7 @@ class ChatExchange:
             max(self._started_at_ms, self._door.clock.now_ms()),
             status,
             error.code if error else "",
-            self._reader.counts if counts is None else counts,
+            self._counts() if counts is None else counts,
         )
         try:
             position = self._door.journal.append(record)

@@ -53,6 +53,7 @@ class DoorState:
         self.clock = clock
         self.is_draining = False
         self.idle = asyncio.Event()
+        self.has_snapshot = asyncio.Event()
         self.connections: set[ClientConnection] = set()
         self.exchanges: set[Waiter] = set()
         self.relays: set[Timed] = set()
@@ -72,6 +73,7 @@ class DoorState:
         """Serve from this snapshot from now on."""
         self.confirm()
         self._directory = Directory(snapshot)
+        self.has_snapshot.set()
         replicas = {r.replica_id: r for deployment in snapshot.deployments for r in deployment.replicas}
         for replica_id in self._pools.keys() - replicas.keys():
             self._pools.pop(replica_id).close()

@@ -1,1 +1,1 @@
-"""server: the composition root: mains of supervisor, control, door and replica; `wiring.py` joins ports and adapters."""
+"""server: the composition root: mains of supervisor, control, door, replica; `wiring.py` joins ports and adapters."""

@@ -4,6 +4,7 @@ The listening socket is the supervisor's: clients who knock while a door is bein
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -31,6 +32,7 @@ from tokenworks.metering.tasks import Shipper, adopt
 
 _CONTROL = "unix:control.sock"
 _SHIP_MS_MAX = 5_000
+_SNAPSHOT_S_MAX = 10
 _JOURNAL_FAILED_EXIT_CODE = 4
 
 _log = logging.getLogger("tokenworks.door")
@@ -75,6 +77,7 @@ async def _run(config: DoorConfig, settings: Settings) -> int:
         ]
         if config.door == 0:
             running.append(group.create_task(_adopt(settings, control)))
+        await _wait_for_snapshot(door)
         server = await loop.create_server(
             lambda: ClientConnection(door), sock=socket.socket(fileno=config.listen_fd), backlog=4096
         )
@@ -90,6 +93,13 @@ async def _run(config: DoorConfig, settings: Settings) -> int:
         return _JOURNAL_FAILED_EXIT_CODE
     await journal.close()
     return 0
+
+
+async def _wait_for_snapshot(door: Door) -> None:
+    """Those who knock while a door is being replaced wait for its first snapshot, but not for ever."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_SNAPSHOT_S_MAX):
+            await door.has_snapshot.wait()
 
 
 async def _wait_for_end(stopping: asyncio.Event, journal: DiskJournal) -> bool:

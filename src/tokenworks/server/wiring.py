@@ -110,7 +110,7 @@ class HubFiles:
 
 
 def _make_app(*routers: APIRouter) -> FastAPI:
-    app = FastAPI(title="tokenworks", version=__version__, redoc_url=None)
+    app = FastAPI(title="tokenworks", version=__version__, docs_url=None, redoc_url=None)
     add_error_handlers(app)
     for router in routers:
         app.include_router(router)

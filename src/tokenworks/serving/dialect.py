@@ -16,6 +16,8 @@ import msgspec
 
 from tokenworks.kit.errors import InvalidRequestError, TokenworksError, UpstreamError
 from tokenworks.metering.model import Counts
+from tokenworks.serving.assembly import assemble
+from tokenworks.serving.usage import Usage, usage_object
 
 
 class StreamReader(Protocol):
@@ -51,24 +53,17 @@ class Dialect(Protocol):
         """A reader for one answer of that many choices."""
         ...
 
+    def assemble(self, events: bytes, choices: int) -> tuple[bytes, Counts]:
+        """One body out of all events of an answer, and its counts.
+
+        Raises:
+            TokenworksError: the answer is not whole, or the engine reported an error in it.
+        """
+        ...
+
     def refusal(self, status: int, body: bytes) -> TokenworksError:
         """Translate the engine's answer to a request that it did not take."""
         ...
-
-
-class PromptTokensDetails(msgspec.Struct, frozen=True):
-    """OpenAI's details of a prompt."""
-
-    cached_tokens: int = 0
-
-
-class Usage(msgspec.Struct, frozen=True):
-    """OpenAI's `usage`."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-    prompt_tokens_details: PromptTokensDetails | None = None
 
 
 class _UsageEvent(msgspec.Struct):
@@ -97,15 +92,13 @@ _CUT = b',"timings":{'
 _FINISH = b'"finish_reason":"'
 _PREDICTED = b'"predicted_n":'
 _DONE = b"data: [DONE]"
+_ERROR = b'data: {"error":'
 _CHOICE = b'data: {"choices":[{'
 _NO_CHOICE = b'data: {"choices":[]'
-_PROGRESS = b'"prompt_progress":{'
-_PROGRESS_COUNTS = re.compile(rb'"prompt_progress":\{"total":\d+,"cache":(\d+),"processed":(\d+)')
-_TIMINGS_COUNTS = re.compile(rb'"cache_n":(\d+),"prompt_n":(\d+),[^}]*"predicted_n":(\d+)')
+_PROGRESS = b',"prompt_progress":{'
 _PLAIN = b'data: {"choices":[{"finish_reason":null,'
 _FIRST = b'"predicted_n":1,'
 _TIMINGS = re.compile(rb',"timings":\{[^}]*\}')
-_DIGITS = re.compile(rb"\d{1,18}")
 _EVENT_BYTES_MAX = 16_777_216
 
 
@@ -117,6 +110,12 @@ class LlamaCpp:
 
     def reader(self, choices: int) -> StreamReader:
         return LlamaCppReader(choices)
+
+    def assemble(self, events: bytes, choices: int) -> tuple[bytes, Counts]:
+        at = events.find(_ERROR)
+        if at >= 0:
+            raise _refusal(500, events[at + 6 : events.find(b"\n", at)])
+        return assemble(events, choices)
 
     def refusal(self, status: int, body: bytes) -> TokenworksError:
         return _refusal(status, body)
@@ -192,11 +191,13 @@ class LlamaCppReader:
         if at < 0:
             return data
         end = data.find(b"}", at) + 1
-        predicted = data.find(_PREDICTED, at, end)
-        if predicted > 0:
-            output = _integer(data, predicted + len(_PREDICTED))
-            if output > self._output_tokens:
-                self._output_tokens = self._output[0] = output
+        try:
+            output = _number(data, _PREDICTED, at)
+        except ValueError:
+            self.error = UpstreamError(f"the replica's counts cannot be read: {data[at:end]!r}")
+            return b""
+        if output > self._output_tokens:
+            self._output_tokens = self._output[0] = output
         return cut_timings(data[:at]) + data[end:]
 
     def _feed_events(self, data: bytes) -> bytes:
@@ -224,7 +225,7 @@ class LlamaCppReader:
                 self._read_usage(_usage_decoder.decode(event[6:]))
             except msgspec.DecodeError as error:
                 self.error = UpstreamError(f"the replica's usage cannot be read: {error}")
-        elif event.startswith((b'data: {"error":', b"error: {")):
+        elif event.startswith((_ERROR, b"error: {")):
             self.error = _refusal(500, event[event.index(b"{") :])
         elif event.startswith(b":"):
             return event + b"\n\n"
@@ -233,29 +234,33 @@ class LlamaCppReader:
         return b""
 
     def _read_choice(self, event: bytes) -> bytes:
-        if (self._choices > 1 or not self._output_tokens) and _PROGRESS in event:
-            found = _PROGRESS_COUNTS.search(event)
-            if found:
-                self._raise_counts(int(found[2]), min(int(found[1]), int(found[2])))
-            return b""
         at = event.rfind(_CUT)
         if at >= 0:
-            self._read_timings(event, at)
-            event = event[:at] + event[event.index(b"}", at) + 1 :]
-        if _FINISH in event:
+            end = event.find(b"}", at) + 1
+            try:
+                if (self._choices > 1 or not self._output_tokens) and event.startswith(_PROGRESS, end):
+                    self._read_progress(event, end)
+                    return b""
+                self._read_timings(event, at)
+            except ValueError:
+                self.error = UpstreamError(f"the replica's counts cannot be read: {event[at : at + 400]!r}")
+                return b""
+            event = event[:at] + event[end:]
+        if not event.startswith(_PLAIN) and _FINISH in event:
             self._finished += 1
         return event + b"\n\n"
 
+    def _read_progress(self, event: bytes, at: int) -> None:
+        processed = _number(event, b'"processed":', at)
+        self._raise_counts(processed, min(_number(event, b'"cache":', at), processed))
+
     def _read_timings(self, event: bytes, at: int) -> None:
-        found = _TIMINGS_COUNTS.search(event, at)
-        if found is None:
-            self.error = UpstreamError(f"the replica's counts cannot be read: {event[at : at + 200]!r}")
-            return
-        index = 0 if self._choices == 1 else _integer(event, event.find(b'"index":') + 8)
-        predicted = int(found[3])
+        index = 0 if self._choices == 1 else _number(event, b'"index":', 0)
+        predicted = _number(event, _PREDICTED, at)
         if predicted > self._output.get(index, 0):
             self._output[index] = predicted
-        self._raise_counts(int(found[1]) + int(found[2]), int(found[1]))
+        cached = _number(event, b'"cache_n":', at)
+        self._raise_counts(cached + _number(event, b'"prompt_n":', at), cached)
 
     def _read_usage(self, event: _UsageEvent) -> None:
         usage = event.usage
@@ -315,19 +320,14 @@ def usage_event(template: _UsageEvent, counts: Counts) -> bytes:
     )
 
 
-def usage_object(counts: Counts) -> Usage:
-    """OpenAI's `usage` for the counts on record."""
-    return Usage(
-        counts.input_tokens,
-        counts.output_tokens,
-        counts.input_tokens + counts.output_tokens,
-        PromptTokensDetails(counts.cached_input_tokens),
-    )
+def _number(data: bytes, key: bytes, at: int) -> int:
+    """The integer member after `at` whose key is that; another member follows it.
 
-
-def _integer(data: bytes, at: int) -> int:
-    found = _DIGITS.match(data, at)
-    return int(found[0]) if found else 0
+    Raises:
+        ValueError: there is none.
+    """
+    start = data.find(key, at) + len(key)
+    return int(data[start : data.find(b",", start)])
 
 
 def _refusal(status: int, body: bytes) -> TokenworksError:

@@ -69,7 +69,13 @@ def chunk_event(output: int, text: str = "x", *, index: int = 0, prompt: int = 7
         "model": MODEL,
         "system_fingerprint": "b0",
         "object": "chat.completion.chunk",
-        "timings": {"cache_n": cached, "prompt_n": prompt - cached, "prompt_ms": 1.5, "predicted_n": output},
+        "timings": {
+            "cache_n": cached,
+            "prompt_n": prompt - cached,
+            "prompt_ms": 1.5,
+            "predicted_n": output,
+            "predicted_ms": 2.5,
+        },
     }
     return _event(body)
 
@@ -80,7 +86,7 @@ def role_event(index: int = 0) -> bytes:
 
 def progress_event(processed: int, total: int = 7, cache: int = 2) -> bytes:
     body = _chunk([{"finish_reason": None, "index": 0, "delta": {"role": "assistant", "content": None}}])
-    body["timings"] = {"cache_n": cache, "prompt_n": processed - cache, "predicted_n": 0}
+    body["timings"] = {"cache_n": cache, "prompt_n": processed - cache, "predicted_n": 0, "predicted_ms": 0.0}
     body["prompt_progress"] = {"total": total, "cache": cache, "processed": processed, "time_ms": 1}
     return _event(body)
 
@@ -97,7 +103,7 @@ def usage_event(output: int, prompt: int = 7, cached: int = 2) -> bytes:
         "total_tokens": output + prompt,
         "prompt_tokens_details": {"cached_tokens": cached},
     }
-    body["timings"] = {"cache_n": cached, "prompt_n": prompt - cached, "predicted_n": output}
+    body["timings"] = {"cache_n": cached, "prompt_n": prompt - cached, "predicted_n": output, "predicted_ms": 2.5}
     return _event(body)
 
 

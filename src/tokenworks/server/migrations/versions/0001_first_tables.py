@@ -11,32 +11,53 @@ depends_on = None
 
 def upgrade() -> None:
     """Make all tables."""
+    _create_accounts()
+    _create_hub()
+    _create_serving()
+    _create_journals()
+    _create_usage()
+
+
+def _create_accounts() -> None:
+    """Who may use it."""
     op.create_table(
-        "deployments",
-        sa.Column("name", sa.String(length=128), nullable=False),
-        sa.Column("model", sa.String(length=256), nullable=False),
-        sa.Column("aliases", sa.Text(), nullable=False, comment="JSON array of names"),
-        sa.Column("engine", sa.String(length=64), nullable=False),
-        sa.Column("replicas", sa.Integer(), nullable=False),
-        sa.Column("slots", sa.Integer(), nullable=False),
-        sa.Column("context_tokens", sa.Integer(), nullable=False),
-        sa.Column("output_tokens_max", sa.Integer(), nullable=False),
+        "organizations",
+        sa.Column("name", sa.String(length=64), nullable=False),
         sa.Column("created_at_ms", sa.BigInteger(), nullable=False),
-        sa.CheckConstraint("replicas >= 0", name=op.f("ck_deployments_replicas")),
-        sa.CheckConstraint("slots >= 1", name=op.f("ck_deployments_slots")),
-        sa.CheckConstraint("context_tokens >= 1", name=op.f("ck_deployments_context_tokens")),
-        sa.CheckConstraint("output_tokens_max >= 1", name=op.f("ck_deployments_output_tokens_max")),
-        sa.PrimaryKeyConstraint("name", name=op.f("pk_deployments")),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_organizations")),
     )
     op.create_table(
-        "journal_positions",
-        sa.Column("journal_id", sa.Text(), nullable=False),
-        sa.Column("segment", sa.BigInteger(), nullable=False),
-        sa.Column("offset", sa.BigInteger(), nullable=False),
-        sa.Column("moved_at_ms", sa.BigInteger(), nullable=False),
-        sa.CheckConstraint('segment >= 0 AND "offset" >= 0', name=op.f("ck_journal_positions_not_negative")),
-        sa.PrimaryKeyConstraint("journal_id", name=op.f("pk_journal_positions")),
+        "projects",
+        sa.Column("organization", sa.String(length=64), nullable=False),
+        sa.Column("name", sa.String(length=64), nullable=False),
+        sa.Column("created_at_ms", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["organization"], ["organizations.name"], name=op.f("fk_projects_organization_organizations")
+        ),
+        sa.PrimaryKeyConstraint("organization", "name", name=op.f("pk_projects")),
     )
+    op.create_table(
+        "api_keys",
+        sa.Column("key_id", sa.String(length=64), nullable=False),
+        sa.Column("key_sha256", sa.String(length=64), nullable=False),
+        sa.Column("organization", sa.String(length=64), nullable=False),
+        sa.Column("project", sa.String(length=64), nullable=False),
+        sa.Column("scopes", sa.String(length=255), nullable=False, comment="separated by spaces"),
+        sa.Column("created_at_ms", sa.BigInteger(), nullable=False),
+        sa.Column("expires_at_ms", sa.BigInteger(), nullable=True),
+        sa.Column("revoked_at_ms", sa.BigInteger(), nullable=True),
+        sa.ForeignKeyConstraint(
+            ["organization", "project"],
+            ["projects.organization", "projects.name"],
+            name=op.f("fk_api_keys_organization_project_projects"),
+        ),
+        sa.PrimaryKeyConstraint("key_id", name=op.f("pk_api_keys")),
+        sa.UniqueConstraint("key_sha256", name=op.f("uq_api_keys_key_sha256")),
+    )
+
+
+def _create_hub() -> None:
+    """The catalogue."""
     op.create_table(
         "models",
         sa.Column("name", sa.String(length=160), nullable=False),
@@ -54,11 +75,39 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("name", name=op.f("pk_models")),
     )
     op.create_index(op.f("ix_models_digest"), "models", ["digest"], unique=False)
+
+
+def _create_serving() -> None:
+    """What is served."""
     op.create_table(
-        "organizations",
-        sa.Column("name", sa.String(length=64), nullable=False),
+        "deployments",
+        sa.Column("name", sa.String(length=128), nullable=False),
+        sa.Column("model", sa.String(length=256), nullable=False),
+        sa.Column("aliases", sa.Text(), nullable=False, comment="JSON array of names"),
+        sa.Column("engine", sa.String(length=64), nullable=False),
+        sa.Column("replicas", sa.Integer(), nullable=False),
+        sa.Column("slots", sa.Integer(), nullable=False),
+        sa.Column("context_tokens", sa.Integer(), nullable=False),
+        sa.Column("output_tokens_max", sa.Integer(), nullable=False),
         sa.Column("created_at_ms", sa.BigInteger(), nullable=False),
-        sa.PrimaryKeyConstraint("name", name=op.f("pk_organizations")),
+        sa.CheckConstraint("replicas >= 0", name=op.f("ck_deployments_replicas")),
+        sa.CheckConstraint("slots >= 1", name=op.f("ck_deployments_slots")),
+        sa.CheckConstraint("context_tokens >= 1", name=op.f("ck_deployments_context_tokens")),
+        sa.CheckConstraint("output_tokens_max >= 1", name=op.f("ck_deployments_output_tokens_max")),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_deployments")),
+    )
+
+
+def _create_journals() -> None:
+    """Where control stands in the journals of doors."""
+    op.create_table(
+        "journal_positions",
+        sa.Column("journal_id", sa.Text(), nullable=False),
+        sa.Column("segment", sa.BigInteger(), nullable=False),
+        sa.Column("offset", sa.BigInteger(), nullable=False),
+        sa.Column("moved_at_ms", sa.BigInteger(), nullable=False),
+        sa.CheckConstraint('segment >= 0 AND "offset" >= 0', name=op.f("ck_journal_positions_not_negative")),
+        sa.PrimaryKeyConstraint("journal_id", name=op.f("pk_journal_positions")),
     )
     op.create_table(
         "unreadable_records",
@@ -70,6 +119,10 @@ def upgrade() -> None:
         sa.Column("at_ms", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("journal_id", "segment", "offset", name=op.f("pk_unreadable_records")),
     )
+
+
+def _create_usage() -> None:
+    """One row per request."""
     op.create_table(
         "usage",
         sa.Column("request_id", sa.Text(), nullable=False),
@@ -121,31 +174,3 @@ def upgrade() -> None:
         unique=False,
     )
     op.create_index(op.f("ix_usage_started_at_ms_request_id"), "usage", ["started_at_ms", "request_id"], unique=False)
-    op.create_table(
-        "projects",
-        sa.Column("organization", sa.String(length=64), nullable=False),
-        sa.Column("name", sa.String(length=64), nullable=False),
-        sa.Column("created_at_ms", sa.BigInteger(), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["organization"], ["organizations.name"], name=op.f("fk_projects_organization_organizations")
-        ),
-        sa.PrimaryKeyConstraint("organization", "name", name=op.f("pk_projects")),
-    )
-    op.create_table(
-        "api_keys",
-        sa.Column("key_id", sa.String(length=64), nullable=False),
-        sa.Column("key_sha256", sa.String(length=64), nullable=False),
-        sa.Column("organization", sa.String(length=64), nullable=False),
-        sa.Column("project", sa.String(length=64), nullable=False),
-        sa.Column("scopes", sa.String(length=255), nullable=False, comment="separated by spaces"),
-        sa.Column("created_at_ms", sa.BigInteger(), nullable=False),
-        sa.Column("expires_at_ms", sa.BigInteger(), nullable=True),
-        sa.Column("revoked_at_ms", sa.BigInteger(), nullable=True),
-        sa.ForeignKeyConstraint(
-            ["organization", "project"],
-            ["projects.organization", "projects.name"],
-            name=op.f("fk_api_keys_organization_project_projects"),
-        ),
-        sa.PrimaryKeyConstraint("key_id", name=op.f("pk_api_keys")),
-        sa.UniqueConstraint("key_sha256", name=op.f("uq_api_keys_key_sha256")),
-    )
