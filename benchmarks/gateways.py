@@ -188,6 +188,7 @@ def _snapshot(engine: str) -> Snapshot:
         engine="llamacpp",
         context_tokens=2048,
         output_tokens_max=2048,
+        slots=4096,
         created_at_s=1_700_000_000,
         owner="default",
         is_ready=True,

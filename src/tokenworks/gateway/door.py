@@ -4,13 +4,14 @@ from urllib.parse import unquote_to_bytes
 
 from tokenworks.gateway import answers
 from tokenworks.gateway.exchange import ChatExchange
+from tokenworks.gateway.model import Request
 from tokenworks.gateway.parameters import read_chat
-from tokenworks.gateway.protocol import ClientConnection, Handler, Request
+from tokenworks.gateway.ports import Handler
+from tokenworks.gateway.protocol import ClientConnection
 from tokenworks.gateway.relay import RelayExchange
 from tokenworks.gateway.state import DoorState
 from tokenworks.kit.errors import InvalidRequestError, NotFoundError, TokenworksError, UnavailableError
 
-_SCOPE = "inference"
 _CHAT = b"/v1/chat/completions"
 
 
@@ -22,7 +23,7 @@ class Door(DoorState):
         if not request.target.startswith(b"/v1"):
             return None
         try:
-            request.key = self.directory().authenticate(request.authorization, _SCOPE, self.clock.now_ms())
+            self.check_key(request.authorization)
         except TokenworksError as error:
             return error
         return None
@@ -37,7 +38,7 @@ class Door(DoorState):
                 self._answer_v1(client, request, path)
             elif path in (b"/healthz", b"/readyz"):
                 self._answer_health(client, path)
-            elif not path.startswith(b"/") or path.startswith(b"/region/") or path == b"/region":
+            elif not path.startswith(b"/") or _is_internal(path):
                 raise NotFoundError(f"there is nothing at {path[:200].decode('latin-1')}")
             else:
                 relay = RelayExchange(self, client, request)
@@ -53,10 +54,17 @@ class Door(DoorState):
         if self.is_draining:
             raise UnavailableError("this door is stopping; try again", code="stopping")
         directory = self.directory()
-        key = request.key
-        assert key is not None, "check_head has seen it"
+        # Again, since the head was checked: a body may take a minute, and a pipelined request longer.
+        key = self.check_key(request.authorization)
         spec = read_chat(request.body)
-        exchange = ChatExchange(self, client, request, key, spec, directory.resolve(spec.model))
+        deployment = directory.resolve(spec.model)
+        if spec.choices > deployment.slots:
+            raise InvalidRequestError(
+                f"n is {spec.choices}, but this model answers at most {deployment.slots} choices at once",
+                code="invalid_value",
+                param="n",
+            )
+        exchange = ChatExchange(self, client, request, key, spec, deployment)
         exchange.start()
         return exchange
 
@@ -83,6 +91,11 @@ class Door(DoorState):
             return
         waiting = [f"{entry.name}: {entry.reason}" for entry in directory.snapshot.deployments if not entry.is_ready]
         raise UnavailableError("; ".join(waiting) or "there is no deployment yet", code="not_ready")
+
+
+def _is_internal(path: bytes) -> bool:
+    """Whether control would read this as one of a region's own calls, however it is spelled."""
+    return (b"/" + unquote_to_bytes(path).lstrip(b"/")).startswith(b"/region")
 
 
 def _wrong_method(request: Request, allowed: str) -> InvalidRequestError:

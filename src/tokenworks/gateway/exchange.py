@@ -10,8 +10,9 @@ on its disk what it had begun.
 from enum import Enum, auto
 
 from tokenworks.gateway import answers
+from tokenworks.gateway.model import Request
 from tokenworks.gateway.parameters import ChatRequest, engine_body
-from tokenworks.gateway.protocol import ClientConnection, Request
+from tokenworks.gateway.protocol import ClientConnection
 from tokenworks.gateway.state import DoorState
 from tokenworks.kit.errors import NoCapacityError, TokenworksError, UpstreamError, UpstreamTimeoutError
 from tokenworks.kit.http1 import Connection, Header
@@ -106,11 +107,10 @@ class ChatExchange:
         self._last_heard = self._door.loop.time()
         if not self._is_opened:
             try:
+                self._door.check_key(self._request.authorization)
                 self._open(replica_id)
             except TokenworksError as error:
-                self._release_slot()
-                self._done()
-                self._client.refuse(error)
+                self.fail(error)
                 return
         self._connect()
 
@@ -163,7 +163,9 @@ class ChatExchange:
         self._collected.clear()
         self._collected_bytes = self._collected_read = 0
         self._refusal_status = 0
+        self._refusal = b""
         self._state = _State.WAITING
+        self._waiting_since = self._door.loop.time()
         self._door.run_admitted(self._door.admission(self._deployment.name).return_first(self, self.slots))
 
     # the replica's side
@@ -192,12 +194,15 @@ class ChatExchange:
             else:
                 self._pending.append(visible)
         if reader.error is not None:
-            self._fail(reader.error)
+            self.fail(reader.error)
 
     def on_end(self) -> None:
         """The replica's answer is whole."""
         self._connection = None
+        self._end()
         self._release_slot()
+
+    def _end(self) -> None:
         if self._refusal_status:
             self._close(Status.FAILED, self._dialect.refusal(self._refusal_status, self._refusal), counts=Counts())
         elif not self._spec.is_stream:
@@ -211,11 +216,12 @@ class ChatExchange:
         """The connection to the replica has ended inside the answer."""
         self._connection = None
         if self._state is not _State.RUNNING:
-            return
-        if is_stale:
-            self._connect()
+            self._release_slot()
             return
         self._attempts += 1
+        if is_stale and self._attempts < _ATTEMPTS_MAX:
+            self._connect()
+            return
         has_said = self._has_head or self._pending or self._counts().output_tokens
         if not has_said and self._attempts < _ATTEMPTS_MAX:
             self._wait_again()
@@ -228,7 +234,7 @@ class ChatExchange:
         self._collected.append(data)
         self._collected_bytes += len(data)
         if self._collected_bytes > self._door.settings.answer_bytes_max:
-            self._fail(UpstreamError(f"the answer is over {self._door.settings.answer_bytes_max} bytes; stream it"))
+            self.fail(UpstreamError(f"the answer is over {self._door.settings.answer_bytes_max} bytes; stream it"))
 
     def _counts(self) -> Counts:
         """What the engine has said so far; of an unstreamed answer only now what came since the last time is read."""
@@ -284,31 +290,31 @@ class ChatExchange:
             has_begun = self._has_head or bool(self._collected)
             limit = settings.stall_ms_max if has_begun else settings.first_token_ms_max
             if (now - self._last_heard) * 1000 > limit:
-                self._fail(UpstreamTimeoutError(f"the replica said nothing for {limit} ms"))
+                self.fail(UpstreamTimeoutError(f"the replica said nothing for {limit} ms"))
         if self._state is _State.RUNNING and self._counts() != self._journalled:
             self._journalled = self._counts()
             self._door.journal.append(Progress(self._request_id, self._journalled))
 
     def _give_up_waiting(self) -> None:
-        self._door.run_admitted(self._door.admission(self._deployment.name).leave(self))
         reason = self._door.reason(self._deployment.name) or "all its slots are taken"
-        error = NoCapacityError(
-            f"no slot of {self._deployment.name} came free within {self._door.settings.queue_wait_ms_max} ms: {reason}"
-        )
+        waited_ms = self._door.settings.queue_wait_ms_max
+        self.fail(NoCapacityError(f"no slot of {self._deployment.name} came free within {waited_ms} ms: {reason}"))
+
+    # the end
+
+    def fail(self, error: TokenworksError) -> None:
+        """End it with this error, whatever it waits for."""
+        if self._state is _State.WAITING:
+            self._door.run_admitted(self._door.admission(self._deployment.name).leave(self))
+        elif self._state is not _State.RUNNING:
+            return
+        self._drop_connection()
+        self._release_slot()
         if self._is_opened:
             self._close(Status.FAILED, error)
         else:
             self._done()
             self._client.refuse(error)
-
-    # the end
-
-    def _fail(self, error: TokenworksError) -> None:
-        if self._state is not _State.RUNNING:
-            return
-        self._drop_connection()
-        self._release_slot()
-        self._close(Status.FAILED, error)
 
     def _assemble(self) -> None:
         try:
@@ -342,17 +348,17 @@ class ChatExchange:
         )
         try:
             position = self._door.journal.append(record)
-        except TokenworksError as failure:
+        except Exception as failure:  # noqa: BLE001  # without its record the answer has no end, whatever the reason
             self._on_closed(failure)
             return
         self._door.journal.when_durable(position, self._on_closed)
 
     def _on_opened(self, error: BaseException | None) -> None:
         if error is not None:
-            self._fail(UpstreamError("the record of this request could not be written"))
+            self.fail(UpstreamError("the record of this request could not be written"))
             return
         self._is_opened_durable = True
-        if self._pending:
+        if self._pending and self._client.current is self._request:
             data = b"".join(self._pending)
             self._pending.clear()
             self._write(data)
@@ -362,6 +368,8 @@ class ChatExchange:
         if self._state is not _State.CLOSING:
             return
         self._done()
+        if self._client.current is not self._request:  # the client left meanwhile
+            return
         if failure is not None:
             self._client.break_stream()
         elif self._closed_status is Status.COMPLETED:

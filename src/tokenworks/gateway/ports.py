@@ -1,4 +1,4 @@
-"""What the door's loops need from control."""
+"""What the door's loops need from control, and what a connection needs from who answers its request."""
 
 from typing import Protocol
 
@@ -14,4 +14,20 @@ class SnapshotSource(Protocol):
         Raises:
             TokenworksError: control is away or answered nonsense.
         """
+        ...
+
+
+class Handler(Protocol):
+    """Who answers a request."""
+
+    def on_client_lost(self) -> None:
+        """The client is gone; nothing can be sent any more."""
+        ...
+
+    def pause(self) -> None:
+        """The client reads too slowly: send less for now."""
+        ...
+
+    def resume(self) -> None:
+        """Go on sending."""
         ...

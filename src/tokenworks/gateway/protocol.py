@@ -12,6 +12,8 @@ from typing import Protocol, cast
 import httptools
 
 from tokenworks.gateway import answers
+from tokenworks.gateway.model import Request
+from tokenworks.gateway.ports import Handler
 from tokenworks.kit.config import GatewaySettings
 from tokenworks.kit.errors import (
     InvalidRequestError,
@@ -20,59 +22,6 @@ from tokenworks.kit.errors import (
     TokenworksError,
     TooLargeError,
 )
-from tokenworks.kit.http1 import Header
-from tokenworks.region.model import SnapshotKey
-
-
-class Handler(Protocol):
-    """Who answers a request."""
-
-    def on_client_lost(self) -> None:
-        """The client is gone; nothing can be sent any more."""
-        ...
-
-    def pause(self) -> None:
-        """The client reads too slowly: send less for now."""
-        ...
-
-    def resume(self) -> None:
-        """Go on sending."""
-        ...
-
-
-class Request:
-    """One request as it came in. `error` is set when it cannot be served and only its refusal is due."""
-
-    __slots__ = (
-        "announced",
-        "authorization",
-        "body",
-        "client_id",
-        "error",
-        "expect",
-        "headers",
-        "keep_alive",
-        "key",
-        "method",
-        "minor",
-        "request_id",
-        "target",
-    )
-
-    def __init__(self, request_id: str) -> None:
-        self.request_id = request_id
-        self.method = b""
-        self.target = b""
-        self.headers: list[Header] = []
-        self.authorization: bytes | None = None
-        self.client_id: bytes | None = None
-        self.announced = 0
-        self.expect = b""
-        self.body = b""
-        self.minor = 1
-        self.keep_alive = True
-        self.key: SnapshotKey | None = None
-        self.error: TokenworksError | None = None
 
 
 class Host(Protocol):
@@ -105,8 +54,10 @@ class Host(Protocol):
         ...
 
 
-_IDLE, _HEAD, _BODY, _ACTIVE = range(4)
+_IDLE, _HEAD, _BODY = range(3)
 _HEADERS_MAX = 256
+_QUEUED_PAUSE, _QUEUED_MAX = 16, 64
+"""Pipelined requests that wait: from the first number on reading is paused, beyond the second it is an abuse."""
 _LINGER_MS = 2_000
 """After refusing a request that is still being sent, its rest is read and dropped for this long."""
 
@@ -119,7 +70,6 @@ class ClientConnection(asyncio.Protocol):
         "_body_bytes",
         "_door",
         "_handler",
-        "_head_bytes",
         "_is_chunked",
         "_is_closing",
         "_lingers",
@@ -131,6 +81,7 @@ class ClientConnection(asyncio.Protocol):
         "_since",
         "_stalled_since",
         "_transport",
+        "_unheard",
         "current",
     )
 
@@ -142,7 +93,7 @@ class ClientConnection(asyncio.Protocol):
         self._request: Request | None = None
         self._body: list[bytes] = []
         self._body_bytes = 0
-        self._head_bytes = 0
+        self._unheard = 0
         self._queue: deque[Request] = deque()
         self._handler: Handler | None = None
         self.current: Request | None = None
@@ -160,25 +111,22 @@ class ClientConnection(asyncio.Protocol):
         self._transport.set_write_buffer_limits(high=self._door.settings.write_buffer_bytes)
         self._since = self._loop.time()
         if not self._door.enter(self):
-            self._refuse_now(
-                NoCapacityError("this door has all the connections it can hold", code="too_many_connections")
-            )
+            full = NoCapacityError("this door has all the connections it can hold", code="too_many_connections")
+            self._refuse_now(full, lingers=False)
+            self._loop.call_later(_LINGER_MS / 1000, self._abort)
 
     def data_received(self, data: bytes) -> None:
         if self._is_closing:
             return
-        if self._phase <= _HEAD:
-            if self._phase == _IDLE:
-                self._phase = _HEAD
-                self._since = self._loop.time()
-            self._head_bytes += len(data)
+        self._unheard += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
             self._on_parser_error(error)
-        else:
-            if self._phase == _HEAD and self._head_bytes > self._door.settings.header_bytes_max:
-                self._refuse_now(_headers_too_large(self._door.settings.header_bytes_max))
+            return
+        # What the parser keeps to itself is a head, a trailer or a chunk's line that is not at its end.
+        if self._unheard > self._door.settings.header_bytes_max:
+            self._refuse_now(_headers_too_large(self._door.settings.header_bytes_max))
 
     def _on_parser_error(self, error: Exception) -> None:
         cause = error.__context__ if isinstance(error, httptools.HttpParserCallbackError) else None
@@ -199,6 +147,8 @@ class ClientConnection(asyncio.Protocol):
         self._stalled_since = None
         if self._handler is not None:
             self._handler.resume()
+        elif self._queue:
+            self._loop.call_soon(self._serve_next)
 
     def eof_received(self) -> bool:
         return False
@@ -223,6 +173,8 @@ class ClientConnection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         self._request = Request(self._door.new_request_id())
+        self._phase = _HEAD
+        self._since = self._loop.time()
 
     def on_url(self, url: bytes) -> None:
         assert self._request is not None
@@ -231,6 +183,8 @@ class ClientConnection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         request = self._request
         assert request is not None
+        if self._phase == _BODY:  # a trailer: nothing that we act on may come after the head was judged
+            return
         request.headers.append((name, value))
         size = len(name)
         if size == 13:
@@ -255,12 +209,15 @@ class ClientConnection(asyncio.Protocol):
         request.keep_alive = parser.should_keep_alive()
         if parser.should_upgrade():
             raise InvalidRequestError("switching protocols is not supported", code="invalid_http")
-        if parser.get_http_version() == "1.0":
+        version = parser.get_http_version()
+        if version != "1.1":
+            if version != "1.0":
+                raise InvalidRequestError(f"HTTP/{version} is not spoken here", code="invalid_http")
             request.minor = 0
         limit = self._door.settings.header_bytes_max
-        if self._head_bytes > limit and _head_size(request) > limit:
+        if self._unheard > limit and _head_size(request) > limit:
             raise _headers_too_large(limit)
-        self._head_bytes = 0
+        self._unheard = 0
         self._phase = _BODY
         self._since = self._loop.time()
         door = self._door
@@ -276,11 +233,13 @@ class ClientConnection(asyncio.Protocol):
             raise InvalidRequestError("this Expect header is not understood", code="invalid_http", status=417)
         if request.error is not None:
             raise request.error
-        self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if request.minor == 1 and self.current is None and not self._queue:
+            self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, body: bytes) -> None:
         request = self._request
         assert request is not None
+        self._unheard = 0
         if request.error is not None:
             return
         size = len(body)
@@ -307,26 +266,39 @@ class ClientConnection(asyncio.Protocol):
             self._body.clear()
             self._body_bytes = 0
         self._request = None
+        self._unheard = 0
         self._phase = _IDLE
         self._since = self._loop.time()
-        if self.current is not None or self._queue:
-            self._queue.append(request)
-            if self._transport is not None:
-                self._transport.pause_reading()
-            return
-        self._serve(request)
+        if self.current is not None or self._queue or self._stalled_since is not None:
+            self._enqueue(request)
+        else:
+            self._serve(request)
+
+    def _enqueue(self, request: Request) -> None:
+        """Keep a pipelined request. Reading goes on for a while, so that a client that leaves is noticed."""
+        self._queue.append(request)
+        if len(self._queue) > _QUEUED_MAX:
+            self._abort()
+        elif len(self._queue) == _QUEUED_PAUSE and self._transport is not None:
+            self._transport.pause_reading()
 
     # answers
 
     def _serve(self, request: Request) -> None:
         self.current = request
-        self._phase = _ACTIVE
         if request.error is not None:
             self.refuse(request.error)
             return
-        handler = self._door.handle(self, request)
+        try:
+            handler = self._door.handle(self, request)
+        except Exception as error:  # noqa: BLE001  # a bug: this request is a 500, the door goes on
+            self._loop.call_exception_handler({"message": "a request failed by a bug", "exception": error})
+            self.refuse(TokenworksError("this request failed by an error of the server"))
+            return
         if self.current is request:
             self._handler = handler
+            if self._stalled_since is not None and handler is not None:
+                handler.pause()
 
     def refuse(self, error: TokenworksError) -> None:
         """Answer the current request with an error."""
@@ -370,10 +342,17 @@ class ClientConnection(asyncio.Protocol):
             self._write(head + data)
         self.finish(must_close=not self._is_chunked)
 
+    def finish_relay(self) -> None:
+        """End an answer that was begun with `begin_relay`."""
+        if self._is_chunked:
+            self._write(answers.LAST_CHUNK)
+        self.finish()
+
     def break_stream(self, data: bytes = b"") -> None:
         """End a begun answer so that the client can see that it is not whole."""
         if data:
             self.write_data(data)
+        self._end_current()
         self._close()
 
     def finish(self, *, must_close: bool = False) -> None:
@@ -383,16 +362,15 @@ class ClientConnection(asyncio.Protocol):
         if closes:
             self._close()
             return
-        self._phase = _IDLE if self._request is None else _BODY
         self._since = self._loop.time()
         if self._queue:
             self._loop.call_soon(self._serve_next)
 
     def _serve_next(self) -> None:
-        if self.current is not None or self._is_closing or not self._queue:
+        if self.current is not None or self._is_closing or not self._queue or self._stalled_since is not None:
             return
         request = self._queue.popleft()
-        if not self._queue and self._transport is not None:
+        if len(self._queue) == _QUEUED_PAUSE - 1 and self._transport is not None:
             self._transport.resume_reading()
         self._serve(request)
 
@@ -417,12 +395,12 @@ class ClientConnection(asyncio.Protocol):
         if self._stalled_since is not None and (now - self._stalled_since) * 1000 > settings.write_stall_ms_max:
             self._abort()
             return
-        if self.current is not None:
-            return
         waited_ms = (now - self._since) * 1000
         if self._is_closing:
             if waited_ms > (_LINGER_MS if self._lingers else settings.body_wait_ms_max):
                 self._abort()
+        elif self.current is not None or self._queue:
+            return
         elif self._phase == _HEAD and waited_ms > settings.head_wait_ms_max:
             self._refuse_now(RequestTimeoutError(f"no whole headers within {settings.head_wait_ms_max} ms"))
         elif self._phase == _BODY and waited_ms > settings.body_wait_ms_max:
@@ -435,7 +413,7 @@ class ClientConnection(asyncio.Protocol):
         if self.current is None and not self._queue:
             self._close()
 
-    def _refuse_now(self, error: TokenworksError) -> None:
+    def _refuse_now(self, error: TokenworksError, *, lingers: bool = True) -> None:
         """Answer a request that cannot be read to its end, and close."""
         if self.current is not None or self._queue:
             self._abort()
@@ -445,7 +423,7 @@ class ClientConnection(asyncio.Protocol):
             error = request.error
         request.keep_alive = False
         self.current = request
-        self._lingers = True
+        self._lingers = lingers
         self.refuse(error)
 
     def _close(self) -> None:

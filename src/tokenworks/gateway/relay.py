@@ -1,9 +1,10 @@
 """Everything that is not the door's own goes to control over its unix socket, and back, bytes as they are."""
 
 from tokenworks.gateway import answers
-from tokenworks.gateway.protocol import ClientConnection, Request
+from tokenworks.gateway.model import Request
+from tokenworks.gateway.protocol import ClientConnection
 from tokenworks.gateway.state import DoorState
-from tokenworks.kit.errors import UnavailableError
+from tokenworks.kit.errors import NoCapacityError, TokenworksError, UnavailableError
 from tokenworks.kit.http1 import Connection, Header
 
 _HOP_BY_HOP = frozenset(
@@ -21,6 +22,7 @@ _HOP_BY_HOP = frozenset(
         b"x-request-id",
     }
 )
+_SAFE = (b"GET", b"HEAD")
 
 
 class RelayExchange:
@@ -39,9 +41,16 @@ class RelayExchange:
         self._last_heard = door.loop.time()
 
     def start(self) -> None:
-        """Send it."""
+        """Send it.
+
+        Raises:
+            NoCapacityError: too many are under way.
+        """
+        if len(self._door.relays) >= self._door.settings.relays_max:
+            raise NoCapacityError("this door relays all it can to control; try again later")
         self._door.relays.add(self)
-        connection = self._door.control.take()
+        # A connection that was used before may turn out to be closed; what must not happen twice gets a new one.
+        connection = self._door.control.take() if self._request.method in _SAFE else None
         if connection is not None:
             self._send(connection)
         else:
@@ -64,7 +73,7 @@ class RelayExchange:
         lines.append(
             b"x-request-id: %s\r\ncontent-length: %d\r\n\r\n" % (request.request_id.encode(), len(request.body))
         )
-        connection.send(b"".join(lines) + request.body, self)
+        connection.send(b"".join(lines) + request.body, self, is_head=self._is_head)
 
     def on_head(self, status: int, headers: list[Header]) -> None:
         """Pass the head on; the length of the body is kept where it is known."""
@@ -95,14 +104,15 @@ class RelayExchange:
     def on_end(self) -> None:
         """The answer is whole."""
         self._leave()
-        self._client.finish_stream(b"")
+        self._connection = None
+        self._client.finish_relay()
 
     def on_lost(self, error: Exception, *, is_stale: bool) -> None:
         """Control went away."""
         self._connection = None
         if self._is_gone:
             return
-        if is_stale:
+        if is_stale and self._request.method in _SAFE:
             self._door.control.connect(self._on_connected)
             return
         self._fail("control went away while it answered")
@@ -111,16 +121,22 @@ class RelayExchange:
         """Called about twice a second: control must say something in time."""
         limit = self._door.settings.stall_ms_max
         if (now - self._last_heard) * 1000 > limit:
-            if self._connection is not None:
-                self._connection.abort()
             self._fail(f"control said nothing for {limit} ms")
 
     def _fail(self, reason: str) -> None:
+        self.fail(UnavailableError(reason, code="control_unavailable"))
+
+    def fail(self, error: TokenworksError) -> None:
+        """End it with this error."""
+        if self._is_gone:
+            return
         self._leave()
+        if self._connection is not None:
+            self._connection.abort()
         if self._begun:
             self._client.break_stream()
         else:
-            self._client.refuse(UnavailableError(reason, code="control_unavailable"))
+            self._client.refuse(error)
 
     def _leave(self) -> None:
         self._is_gone = True

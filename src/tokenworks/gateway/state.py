@@ -4,20 +4,25 @@ The door serves from its last snapshot, whoever else is away. All methods are ca
 """
 
 import asyncio
-from collections.abc import Iterable
-from typing import Protocol
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Protocol, TypeVar
 
 from tokenworks.gateway.directory import Directory
 from tokenworks.gateway.protocol import ClientConnection
 from tokenworks.kit.clock import Clock
 from tokenworks.kit.config import GatewaySettings
-from tokenworks.kit.errors import UnavailableError
+from tokenworks.kit.errors import TokenworksError, UnavailableError
 from tokenworks.kit.http1 import Pool
 from tokenworks.kit.ids import Ids
 from tokenworks.metering.ports import Journal
 from tokenworks.region.admission import Admission
-from tokenworks.region.model import Snapshot, SnapshotDeployment, SnapshotReplica
+from tokenworks.region.model import Snapshot, SnapshotDeployment, SnapshotKey, SnapshotReplica
 from tokenworks.serving.dialect import DIALECTS, Dialect
+
+T = TypeVar("T")
+
+_SCOPE = "inference"
 
 
 class Timed(Protocol):
@@ -25,6 +30,10 @@ class Timed(Protocol):
 
     def check_times(self, now: float) -> None:
         """End what takes too long; `now` is the loop's time."""
+        ...
+
+    def fail(self, error: TokenworksError) -> None:
+        """End it with this error, whatever it waits for."""
         ...
 
 
@@ -53,6 +62,7 @@ class DoorState:
         self.clock = clock
         self.is_draining = False
         self.idle = asyncio.Event()
+        self.all_left = asyncio.Event()
         self.has_snapshot = asyncio.Event()
         self.connections: set[ClientConnection] = set()
         self.exchanges: set[Waiter] = set()
@@ -66,6 +76,8 @@ class DoorState:
         self._replicas: dict[str, SnapshotReplica] = {}
         self._pools: dict[str, Pool] = {}
         self._heads: dict[str, bytes] = {}
+        self._admitted: deque[tuple[Waiter, str]] = deque()
+        self._is_admitting = False
 
     # the snapshot
 
@@ -77,7 +89,8 @@ class DoorState:
         replicas = {r.replica_id: r for deployment in snapshot.deployments for r in deployment.replicas}
         for replica_id in self._pools.keys() - replicas.keys():
             self._pools.pop(replica_id).close()
-            self._heads.pop(replica_id, None)
+        for replica_id in self._heads.keys() - replicas.keys():
+            del self._heads[replica_id]
         self._replicas |= replicas
         for deployment in snapshot.deployments:
             slots = {replica.replica_id: replica.slots for replica in deployment.replicas}
@@ -112,6 +125,15 @@ class DoorState:
             )
         return self._directory
 
+    def check_key(self, authorization: bytes | None) -> SnapshotKey:
+        """The key of a `/v1` request, as of now.
+
+        Raises:
+            AuthenticationError: it is not good, or not any more.
+            PermissionDeniedError: it may not do this.
+        """
+        return self.directory().authenticate(authorization, _SCOPE, self.clock.now_ms())
+
     # connections
 
     def enter(self, connection: ClientConnection) -> bool:
@@ -124,6 +146,7 @@ class DoorState:
     def leave(self, connection: ClientConnection) -> None:
         """A connection has ended."""
         self.connections.discard(connection)
+        self._note_idle()
 
     def new_request_id(self) -> str:
         """An id that no client chose."""
@@ -139,9 +162,25 @@ class DoorState:
         return found
 
     def run_admitted(self, admitted: Iterable[tuple[Waiter, str]]) -> None:
-        """Start those whose turn has come."""
-        for exchange, replica_id in admitted:
-            exchange.admit(replica_id)
+        """Start those whose turn has come. One that ends at once lets others in: they are queued, not nested."""
+        self._admitted.extend(admitted)
+        if self._is_admitting:
+            return
+        self._is_admitting = True
+        try:
+            while self._admitted:
+                exchange, replica_id = self._admitted.popleft()
+                self._guard(exchange, exchange.admit, replica_id)
+        finally:
+            self._is_admitting = False
+
+    def _guard(self, timed: Timed, call: Callable[[T], None], argument: T) -> None:
+        """Make a call whose failure must end nothing but the request that it is about."""
+        try:
+            call(argument)
+        except Exception as error:  # noqa: BLE001  # a bug in one request must not stop the others
+            self.loop.call_exception_handler({"message": "a request failed by a bug", "exception": error})
+            timed.fail(TokenworksError("this request failed by an error of the server"))
 
     def suspend(self, deployment: str, replica_id: str) -> None:
         """A replica did not answer a connection; the next tick tries it again."""
@@ -163,15 +202,17 @@ class DoorState:
         if pool is None:
             address = f"{replica.host}:{replica.port}"
             pool = self._pools[replica.replica_id] = Pool(address, self.settings.connect_ms_max)
-            self._heads[replica.replica_id] = (
-                f"POST /v1/chat/completions HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {replica.key}\r\n"
-                "content-type: application/json\r\ncontent-length: "
-            ).encode()
         return pool
 
     def request_head(self, replica: SnapshotReplica, length: int) -> bytes:
-        """The head of a chat request to a replica (`pool` was called for it before)."""
-        return b"%s%d\r\n\r\n" % (self._heads[replica.replica_id], length)
+        """The head of a chat request to a replica."""
+        head = self._heads.get(replica.replica_id)
+        if head is None:
+            head = self._heads[replica.replica_id] = (
+                f"POST /v1/chat/completions HTTP/1.1\r\nhost: {replica.host}:{replica.port}\r\n"
+                f"authorization: Bearer {replica.key}\r\ncontent-type: application/json\r\ncontent-length: "
+            ).encode()
+        return b"%s%d\r\n\r\n" % (head, length)
 
     def dialect(self, deployment: SnapshotDeployment) -> Dialect:
         """How a deployment's engine speaks."""
@@ -184,17 +225,18 @@ class DoorState:
         now = self.loop.time()
         for admission in self._admissions.values():
             self.run_admitted(admission.resume())
-        for exchange in tuple(self.exchanges):
-            exchange.check_times(now)
-        for relay in tuple(self.relays):
-            relay.check_times(now)
+        for timed in (*self.exchanges, *self.relays):
+            self._guard(timed, timed.check_times, now)
         for connection in tuple(self.connections):
             connection.check_times(now)
         for pool in (*self._pools.values(), self.control):
             pool.drop_idle()
 
     def start_draining(self) -> None:
-        """Take no new work; connections end with their current answer. `idle` is set when none is in flight."""
+        """Take no new work; connections end with their current answer.
+
+        `idle` is set when no answer is in flight, `all_left` when what was written has been read.
+        """
         self.is_draining = True
         for connection in tuple(self.connections):
             connection.drain()
@@ -211,5 +253,9 @@ class DoorState:
         self._note_idle()
 
     def _note_idle(self) -> None:
-        if self.is_draining and not self.exchanges and not self.relays:
+        if not self.is_draining:
+            return
+        if not self.exchanges and not self.relays:
             self.idle.set()
+        if not self.connections:
+            self.all_left.set()

@@ -43,11 +43,12 @@ async def tick(door: Door) -> None:
 
 
 async def drain(door: Door) -> bool:
-    """Stop taking work and wait for the answers in flight; False when the time ran out first."""
+    """Stop taking work and wait until the answers in flight were made and read; False when the time ran out first."""
     door.start_draining()
     try:
         async with asyncio.timeout(door.settings.drain_ms_max / 1000):
             await door.idle.wait()
+            await door.all_left.wait()
     except TimeoutError:
         return False
     return True

@@ -51,6 +51,7 @@ class GatewaySettings(_Part):
     write_buffer_bytes: int = Field(
         262_144, ge=1024, description="Unsent bytes per client before its replica's stream is paused."
     )
+    relays_max: int = Field(256, ge=1, description="Requests that one door relays to control at once; more is 503.")
     queue_requests_max: int = Field(1024, ge=0, description="Requests of one deployment that may wait for a slot.")
     queue_wait_ms_max: int = Field(60_000, ge=1, description="Wait for a slot; then 503 no_capacity.")
     first_token_ms_max: int = Field(

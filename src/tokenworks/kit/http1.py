@@ -48,6 +48,8 @@ class Connection(asyncio.Protocol):
         "_body",
         "_ended",
         "_head",
+        "_is_head",
+        "_is_paused",
         "_keep_alive",
         "_loop",
         "_parser",
@@ -72,12 +74,15 @@ class Connection(asyncio.Protocol):
         self._keep_alive = False
         self._ended = False
         self._seen_byte = False
+        self._is_head = False
+        self._is_paused = False
         self._used = 0
         self.idle_since = 0.0
 
-    def send(self, data: bytes, receiver: Receiver) -> None:
-        """Send a whole request; its answer goes to `receiver`."""
+    def send(self, data: bytes, receiver: Receiver, *, is_head: bool = False) -> None:
+        """Send a whole request; its answer goes to `receiver`. The answer to HEAD has no body, whatever it says."""
         self._receiver = receiver
+        self._is_head = is_head
         self._seen_byte = False
         self._used += 1
         transport = self._transport
@@ -94,12 +99,14 @@ class Connection(asyncio.Protocol):
 
     def pause(self) -> None:
         """Stop reading until `resume`: the receiver's own reader is slow."""
-        if self._transport is not None and not self._transport.is_closing():
+        if self._transport is not None and not self._is_paused and not self._transport.is_closing():
+            self._is_paused = True
             self._transport.pause_reading()
 
     def resume(self) -> None:
         """Go on reading."""
-        if self._transport is not None and not self._transport.is_closing():
+        if self._transport is not None and self._is_paused and not self._transport.is_closing():
+            self._is_paused = False
             self._transport.resume_reading()
 
     @property
@@ -132,7 +139,11 @@ class Connection(asyncio.Protocol):
             if receiver is None:
                 self._close()
                 return
-            receiver.on_body(body)
+            try:
+                receiver.on_body(body)
+            except Exception as error:  # noqa: BLE001  # one answer's nonsense must end as that answer's failure
+                self._fail(error)
+                return
         if self._ended:
             self._ended = False
             self._finish()
@@ -141,11 +152,16 @@ class Connection(asyncio.Protocol):
         receiver = self._receiver
         self._receiver = None
         if self._keep_alive and self.is_usable and receiver is not None:
+            self.resume()  # whoever paused it has no say in the next answer
             self._pool.release(self)
         else:
             self._close()
-        if receiver is not None:
+        if receiver is None:
+            return
+        try:
             receiver.on_end()
+        except Exception as error:  # noqa: BLE001  # as in _pass_on
+            receiver.on_lost(error, is_stale=False)
 
     def eof_received(self) -> bool:
         return False
@@ -181,12 +197,14 @@ class Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         self._status = self._parser.get_status_code()
-        self._keep_alive = self._parser.should_keep_alive()
+        self._keep_alive = self._parser.should_keep_alive() and not self._is_head
+        self._ended = self._is_head
         if self._receiver is not None and self._status >= 200:
             self._receiver.on_head(self._status, self._head)
 
     def on_body(self, body: bytes) -> None:
-        self._body.append(body)
+        if not self._is_head:
+            self._body.append(body)
 
     def on_message_complete(self) -> None:
         if self._status >= 200:

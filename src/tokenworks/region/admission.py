@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Generic, TypeVar
 
-from tokenworks.kit.errors import InvalidRequestError, NoCapacityError
+from tokenworks.kit.errors import NoCapacityError
 
 Waiter = TypeVar("Waiter")
 
@@ -45,15 +45,7 @@ class Admission(Generic[Waiter]):
 
         Raises:
             NoCapacityError: the queue is full.
-            InvalidRequestError: no replica has that many slots in all.
         """
-        largest = max(self._slots.values(), default=slots)
-        if slots > largest:
-            raise InvalidRequestError(
-                f"n is {slots}, but this model answers at most {largest} choices at once",
-                code="invalid_value",
-                param="n",
-            )
         if not self._queue:
             replica_id = self._choose(slots)
             if replica_id is not None:

@@ -36,6 +36,8 @@ class SnapshotDeployment(msgspec.Struct, frozen=True):
     engine: str
     context_tokens: int
     output_tokens_max: int
+    slots: int
+    """This door's share of one replica's slots, whether one is ready or not."""
     created_at_s: int
     owner: str
     is_ready: bool

@@ -61,6 +61,7 @@ def _deployment(
         engine=deployment.engine,
         context_tokens=deployment.context_tokens,
         output_tokens_max=deployment.output_tokens_max,
+        slots=share_slots(deployment.slots, doors),
         created_at_s=deployment.created_at_ms // 1000,
         owner=deployment.model.partition("/")[0],
         is_ready=bool(ready),

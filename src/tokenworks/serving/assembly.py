@@ -117,7 +117,7 @@ def assemble(events: bytes, choices: int) -> tuple[bytes, Counts]:
         if event.startswith(b"data: {"):
             try:
                 part = _chunk_decoder.decode(event[6:])
-            except msgspec.DecodeError as error:
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 raise UpstreamError(f"the replica's answer cannot be read: {error}") from error
             if first is None:
                 first = part

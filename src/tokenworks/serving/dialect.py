@@ -99,6 +99,7 @@ _PROGRESS = b',"prompt_progress":{'
 _PLAIN = b'data: {"choices":[{"finish_reason":null,'
 _FIRST = b'"predicted_n":1,'
 _TIMINGS = re.compile(rb',"timings":\{[^}]*\}')
+_DIGITS_MAX = 15
 _EVENT_BYTES_MAX = 16_777_216
 
 
@@ -223,7 +224,7 @@ class LlamaCppReader:
         elif event.startswith(_NO_CHOICE):
             try:
                 self._read_usage(_usage_decoder.decode(event[6:]))
-            except msgspec.DecodeError as error:
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 self.error = UpstreamError(f"the replica's usage cannot be read: {error}")
         elif event.startswith((_ERROR, b"error: {")):
             self.error = _refusal(500, event[event.index(b"{") :])
@@ -327,13 +328,16 @@ def _number(data: bytes, key: bytes, at: int) -> int:
         ValueError: there is none.
     """
     start = data.find(key, at) + len(key)
-    return int(data[start : data.find(b",", start)])
+    end = data.find(b",", start)
+    if end - start > _DIGITS_MAX:
+        raise ValueError("a count with too many digits")
+    return int(data[start:end])
 
 
 def _refusal(status: int, body: bytes) -> TokenworksError:
     try:
         detail = _error_decoder.decode(body).error
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return UpstreamError(f"the replica answered {status} with a body that cannot be read")
     if detail.type == "exceed_context_size_error":
         return InvalidRequestError(

@@ -1,22 +1,27 @@
 """OpenAI's `usage`, made of the counts on record: what a client is told is what its row says. Pure."""
 
+from typing import Annotated
+
 import msgspec
 
 from tokenworks.metering.model import Counts
 
 
+Tokens = Annotated[int, msgspec.Meta(ge=0, le=999_999_999_999_999)]
+
+
 class PromptTokensDetails(msgspec.Struct, frozen=True):
     """OpenAI's details of a prompt."""
 
-    cached_tokens: int = 0
+    cached_tokens: Tokens = 0
 
 
 class Usage(msgspec.Struct, frozen=True):
     """OpenAI's `usage`."""
 
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
+    prompt_tokens: Tokens
+    completion_tokens: Tokens
+    total_tokens: Tokens
     prompt_tokens_details: PromptTokensDetails | None = None
 
 

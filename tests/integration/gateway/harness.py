@@ -337,6 +337,7 @@ class Scene:
             engine="llamacpp",
             context_tokens=128,
             output_tokens_max=64,
+            slots=self.slots,
             created_at_s=1,
             owner="default",
             is_ready=bool(replicas),
