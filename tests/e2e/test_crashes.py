@@ -29,7 +29,7 @@ def _kill(own: Running, module: str) -> int:
     return pid
 
 
-async def _rows(own: Running, seen: Load) -> dict[str, dict[str, Any]]:
+async def usage_rows(own: Running, seen: Load) -> dict[str, dict[str, Any]]:
     """All usage rows, once every id that a client saw is among them."""
     wanted = {each.request_id for each in seen.ended} | set(seen.left)
     async with asyncio.timeout(30):
@@ -45,7 +45,7 @@ async def _rows(own: Running, seen: Load) -> dict[str, dict[str, Any]]:
     return {row["request_id"]: row for row in rows}
 
 
-def _check(rows: dict[str, dict[str, Any]], seen: Load) -> None:
+def check_rows(rows: dict[str, dict[str, Any]], seen: Load) -> None:
     assert seen.ended
     for each in seen.ended:
         row = rows[each.request_id]
@@ -65,7 +65,7 @@ async def test_a_killed_control_is_noticed_by_nobody(own: Running) -> None:
         _kill(own, "tokenworks.server.control")
         await seen.more(60)
     assert seen.errors == []
-    _check(await _rows(own, seen), seen)
+    check_rows(await usage_rows(own, seen), seen)
 
 
 async def test_a_killed_replica_fails_its_answers_and_is_replaced(own: Running) -> None:
@@ -73,8 +73,8 @@ async def test_a_killed_replica_fails_its_answers_and_is_replaced(own: Running) 
         await seen.more(20)
         _kill(own, "tokenworks.server.replica")
         await seen.more(40)
-    rows = await _rows(own, seen)
-    _check(rows, seen)
+    rows = await usage_rows(own, seen)
+    check_rows(rows, seen)
     failed = [row for row in rows.values() if row["status"] == "failed"]
     assert len(failed) <= CLIENTS
     assert all(row["output_tokens"] <= 14 for row in failed)
@@ -85,8 +85,8 @@ async def test_a_killed_door_loses_nothing_that_was_told(own: Running) -> None:
         await seen.more(20)
         _kill(own, "tokenworks.server.door")
         await seen.more(40)
-    rows = await _rows(own, seen)
-    _check(rows, seen)
+    rows = await usage_rows(own, seen)
+    check_rows(rows, seen)
     interrupted = [row for row in rows.values() if row["status"] == "interrupted"]
     assert len(interrupted) <= CLIENTS
     assert all(0 <= row["output_tokens"] <= 14 for row in interrupted)
@@ -103,7 +103,7 @@ async def test_everything_killed_comes_back_at_the_next_up(own: Running) -> None
                 await asyncio.sleep(0.02)
         await asyncio.to_thread(own.start)
         await seen.more(20)
-    _check(await _rows(own, seen), seen)
+    check_rows(await usage_rows(own, seen), seen)
 
 
 async def test_a_clean_stop_finishes_what_runs(own: Running) -> None:
@@ -117,6 +117,6 @@ async def test_a_clean_stop_finishes_what_runs(own: Running) -> None:
     cut = [error for error in seen.errors if "incomplete" in str(error).lower() or "peer closed" in str(error).lower()]
     assert cut == []
     await asyncio.to_thread(own.start)
-    rows = await _rows(own, seen)
-    _check(rows, seen)
+    rows = await usage_rows(own, seen)
+    check_rows(rows, seen)
     assert not [row for row in rows.values() if row["status"] == "interrupted"]

@@ -1,9 +1,11 @@
-"""What integration tests share: a migrated database, a tiny model, a short folder, one that cannot be written."""
+"""What integration tests share: a migrated database, a tiny model, and folders: short, read-only, on a small disk."""
 
 import os
-import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +14,6 @@ from gguf import GGUFWriter, LlamaFileType
 
 from tokenworks.kit.db import Database, sqlite_url
 from tokenworks.server.schema import migrate
-
-_NOBODY = 65534
 
 
 @pytest.fixture
@@ -48,16 +48,38 @@ def short_folder() -> Iterator[Path]:
 
 @pytest.fixture
 def read_only_folder() -> Iterator[Path]:
-    """A folder that this process cannot write in; root becomes nobody meanwhile, because root can write anywhere."""
-    folder = Path(tempfile.mkdtemp(prefix="tokenworks-test-"))
-    folder.chmod(0o555)
-    is_root = os.geteuid() == 0
-    if is_root:
-        os.seteuid(_NOBODY)
-    try:
+    """A folder that this process cannot write in.
+
+    Root can write anywhere but on a disk that is mounted read-only. It must not become another user for that: pytest,
+    coverage and whatever is imported late could not read their own files meanwhile.
+    """
+    with tempfile.TemporaryDirectory(prefix="tw-") as place:
+        folder = Path(place)
+        if os.geteuid() == 0:
+            with _mounted(folder, "ro"):
+                yield folder
+            return
+        folder.chmod(0o555)
         yield folder
-    finally:
-        if is_root:
-            os.seteuid(0)
         folder.chmod(0o700)
-        shutil.rmtree(folder)
+
+
+@pytest.fixture
+def small_disk() -> Iterator[Path]:
+    """A disk of one MiB, to be filled."""
+    with tempfile.TemporaryDirectory(prefix="tw-") as place, _mounted(Path(place), "size=1m"):
+        yield Path(place)
+
+
+@contextmanager
+def _mounted(place: Path, options: str) -> Iterator[None]:
+    if not sys.platform.startswith("linux") or os.geteuid() != 0:
+        pytest.skip("only root on Linux can mount a disk")
+    mounting = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
+    mounted = subprocess.run(mounting, capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"this machine mounts nothing: {mounted.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)

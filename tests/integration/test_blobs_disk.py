@@ -5,8 +5,10 @@ import errno
 import hashlib
 import os
 import stat
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -85,6 +87,31 @@ async def test_a_cancelled_put_leaves_nothing(blobs: DiskBlobStore, tmp_path: Pa
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+    assert leftovers(tmp_path) == []
+
+
+async def test_a_cancelled_put_writes_into_no_other_file(
+    blobs: DiskBlobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside, release = threading.Event(), threading.Event()
+    write = disk._write_chunk
+
+    def write_slowly(*arguments: Any) -> None:
+        inside.set()
+        release.wait()
+        write(*arguments)
+
+    monkeypatch.setattr(disk, "_write_chunk", write_slowly)
+    task = asyncio.create_task(blobs.put(chunks(b"hello world")))
+    await asyncio.to_thread(inside.wait)
+    for _ in range(2):
+        task.cancel()
+        await asyncio.sleep(0)
+    with (tmp_path / "victim").open("wb", buffering=0), (tmp_path / "other").open("wb", buffering=0):
+        release.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert [(tmp_path / name).stat().st_size for name in ("victim", "other")] == [0, 0]
     assert leftovers(tmp_path) == []
 
 

@@ -161,6 +161,7 @@ async def test_a_key_without_admin_sees_the_catalogue_and_its_usage_only(running
         ("POST", "/admin/v1/organizations", b" " * 1_100_000, 413, "request_too_large", None),
         ("POST", "/admin/v1/keys", {"scopes": ["root"]}, 400, "invalid_scope", "scopes"),
         ("POST", "/admin/v1/keys", {"expires_at_ms": 1}, 400, "invalid_request", "expires_at_ms"),
+        ("POST", "/admin/v1/keys", {"expires_at_ms": 2**63}, 400, "invalid_request", "expires_at_ms"),
         ("POST", "/admin/v1/keys", {"expires_at_ms": "1"}, 400, "invalid_request", "expires_at_ms"),
         ("POST", "/admin/v1/keys", {"organization": "none"}, 404, "not_found", "organization"),
         ("GET", "/admin/v1/keys?colour=red", None, 400, "invalid_request", "colour"),
@@ -253,10 +254,24 @@ async def test_a_journal_is_shipped(running: Running) -> None:
     assert (journal["id"], journal["segment"], journal["offset"]) == ("journal_a", 1, len(data))
 
 
+async def test_long_sums_hold_up_nothing_else(running: Running) -> None:
+    reports = running.control.database.for_reports()
+    async with reports.read(), reports.read():
+        asking = asyncio.create_task(running.ask("GET", "/admin/v1/usage"))
+        async with asyncio.timeout(5):
+            await running.ask("GET", "/admin/v1/status")
+            await running.ask("GET", "/region/v1/journals/journal_a", key=REGION_KEY)
+        assert not asking.done()
+    assert await asking == {"data": []}
+
+
 async def test_shipments_have_limits(running: Running) -> None:
     at = "/region/v1/journals/journal_a"
     error = error_of(await running.call("POST", f"{at}/1?offset=-1", b"", key=REGION_KEY))
     assert (error["status"], error["param"]) == (400, "offset")
+    for number in (2**63, 2**64):
+        error = error_of(await running.call("POST", f"{at}/{number}?offset=0", b"", key=REGION_KEY))
+        assert (error["status"], error["param"]) == (400, "segment")
     error = error_of(await running.call("POST", f"{at}/x?offset=0", b"", key=REGION_KEY))
     assert (error["status"], error["param"]) == (400, "segment")
     too_much = bytes(running.control.settings.metering.ship_bytes_max + 200_000)
@@ -336,6 +351,32 @@ async def test_no_socket_is_said(short_folder: Path, tiny_model: Path) -> None:
 def test_settings_that_name_nothing_are_said(short_folder: Path, name: str, value: str) -> None:
     with pytest.raises(StartError, match=name):
         build_control(make_settings(short_folder, **{name: value}), REGION_KEY, NoProcesses())
+
+
+@pytest.mark.parametrize("file", ["usage.db", "./a/usage.db", ":memory:", ""])
+def test_a_relative_database_is_refused_with_the_absolute_form(short_folder: Path, file: str) -> None:
+    url = f"sqlite+aiosqlite:///{file}"
+    absolute = short_folder / (file if file.endswith(".db") else "tokenworks.db")
+    with pytest.raises(
+        StartError, match=f"no absolute path; write sqlite\\+aiosqlite:///{absolute}, or leave it empty"
+    ):
+        build_control(make_settings(short_folder, database_url=url), REGION_KEY, NoProcesses())
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql+asyncpg://user:SECRET@host:54x2/db",
+        "postgresql+asyncpg://user:SECRET",
+        "postgres://user:SECRET@host/db",
+        "postgresql+none://user:SECRET@host/db",
+        "mysql:user:SECRET",
+    ],
+)
+def test_a_database_that_cannot_be_is_said_without_its_password(short_folder: Path, url: str) -> None:
+    with pytest.raises(StartError, match="'database_url' cannot be used") as caught:
+        build_control(make_settings(short_folder, database_url=url), REGION_KEY, NoProcesses())
+    assert "SECRET" not in caught.value.message
 
 
 async def test_another_database_may_be_named(short_folder: Path) -> None:

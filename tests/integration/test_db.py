@@ -181,6 +181,30 @@ async def test_a_read_only_folder_is_said(read_only_folder: Path) -> None:
     await database.close()
 
 
+async def test_long_reports_hold_up_no_other_reader(plain: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(db, "_CONNECTION_WAIT_S", 0.05)
+    reports = plain.for_reports()
+    assert reports is plain.for_reports()
+    begun = asyncio.Semaphore(0)
+    end = asyncio.Event()
+
+    async def report() -> None:
+        async with reports.read():
+            begun.release()
+            await end.wait()
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(2):
+            group.create_task(report())
+            await begun.acquire()
+        async with asyncio.timeout(1):
+            assert await count(plain) == 0
+        with pytest.raises(UnavailableError, match="2 others read from the database and take long; try again later"):
+            await count(reports)
+        end.set()
+    assert await count(reports) == 0
+
+
 async def test_a_wrong_statement_is_a_bug(plain: Database) -> None:
     with pytest.raises(OperationalError):
         async with plain.read() as connection:

@@ -3,9 +3,10 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.unit.metering.builders import recover
 from tokenworks.metering.journal import FRAME_BYTES_MAX, encode, measure_shipment, scan
 from tokenworks.metering.model import Closed, Counts, Opened, Progress, Record, Status
-from tokenworks.metering.policy import find_fault, recover
+from tokenworks.metering.policy import find_fault
 
 texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20)
 ids = st.sampled_from(["a", "b", "c", "d"])

@@ -114,7 +114,8 @@ class World:
             if replica.state is not ReplicaState.READY:
                 return False
             ready[replica.deployment] = ready.get(replica.deployment, 0) + 1
-        return ready == wanted and set(self.processes) == set(self.replicas)
+        is_each_alive = all(process.exit_code is None for process in self.processes.values())
+        return ready == wanted and is_each_alive and set(self.processes) == set(self.replicas)
 
 
 deployments = st.lists(

@@ -14,6 +14,8 @@ KEY_PREFIX = "tw-"
 KEY_SECRET_CHARS = 43
 """`kit.ids.make_secret()`: 256 bits."""
 
+_TIME_MS_MAX = 253_402_300_799_999
+"""The last moment that calendars of most programs know."""
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?", re.ASCII)
 _KEY = re.compile(rf"{KEY_PREFIX}[A-Za-z0-9_-]{{{KEY_SECRET_CHARS}}}", re.ASCII)
 
@@ -117,6 +119,8 @@ def check_key_request(wanted: KeyRequest, now_ms: int) -> None:
     """
     if wanted.expires_at_ms is not None and wanted.expires_at_ms <= now_ms:
         raise InvalidRequestError("expires_at_ms lies in the past", param="expires_at_ms")
+    if wanted.expires_at_ms is not None and wanted.expires_at_ms > _TIME_MS_MAX:
+        raise InvalidRequestError("expires_at_ms lies after the year 9999", param="expires_at_ms")
     if Scope.ADMIN in wanted.scopes and wanted.organization != DEFAULT_NAME:
         raise InvalidRequestError(
             f"the scope 'admin' covers every organization; only keys of {DEFAULT_NAME!r} may have it", param="scopes"

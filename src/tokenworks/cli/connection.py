@@ -1,12 +1,16 @@
-"""Finds the tokenworks that a command speaks to: `TOKENWORKS_URL` and `TOKENWORKS_API_KEY`, else the local home's."""
+"""Finds the tokenworks that a command speaks to: `TOKENWORKS_URL` and `TOKENWORKS_API_KEY`, else the local home's.
+
+What lies in the home is believed only while its lock is held: a tokenworks that was killed leaves its address behind,
+and whoever got that port since then must not be sent the administrator's key.
+"""
 
 from ipaddress import ip_address
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from tokenworks.client.client import Client
 from tokenworks.kit.config import ClientSettings, Settings, read_settings
 from tokenworks.kit.errors import AuthenticationError, UnavailableError
+from tokenworks.kit.files import is_locked
 
 
 def open_client(*, timeout_s: int = 60) -> Client:
@@ -24,25 +28,33 @@ def open_client(*, timeout_s: int = 60) -> Client:
 
 def _read_address(home: Settings) -> str:
     try:
-        return (home.run_dir / "address").read_text().strip()
+        if is_locked(home.home / "lock"):
+            return (home.run_dir / "address").read_text().strip()
     except OSError:
-        raise UnavailableError(
-            f"no tokenworks runs on the home {home.home}; start one with `tokenworks up`, or set TOKENWORKS_URL"
-        ) from None
+        pass  # It has only just begun, and answers nowhere yet.
+    raise UnavailableError(
+        f"no tokenworks runs on the home {home.home}; start one with `tokenworks up`, or set TOKENWORKS_URL"
+    )
 
 
 def _read_key(home: Settings, url: str) -> str:
     if not _is_loopback(url):  # the administrator's key of this machine is nothing for another one
         raise AuthenticationError(f"no key for {url}; set TOKENWORKS_API_KEY")
-    path = Path(home.home) / "admin.key"
+    path = home.home / "admin.key"
     try:
-        return path.read_text().strip()
+        key = path.read_text().strip()
     except PermissionError:
         raise AuthenticationError(
             f"{path} belongs to another user; set TOKENWORKS_API_KEY to a key of your own"
         ) from None
     except OSError:
         raise AuthenticationError(f"no key: {path} does not exist; set TOKENWORKS_API_KEY") from None
+    if not is_locked(home.home / "lock"):
+        raise AuthenticationError(
+            f"no tokenworks runs on the home {home.home}, so its key is not sent to {url};"
+            " start one with `tokenworks up`, or set TOKENWORKS_API_KEY"
+        )
+    return key
 
 
 def _is_loopback(url: str) -> bool:

@@ -3,7 +3,6 @@
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted. A traceback means a bug.
 """
 
-import os
 import sys
 from typing import Annotated
 
@@ -12,6 +11,7 @@ from typer.exceptions import TyperException
 
 from tokenworks import __version__
 from tokenworks.cli import chat, deployments, down, keys, models, orgs, status, up, usage
+from tokenworks.cli.output import drop_stdout
 from tokenworks.kit.errors import TokenworksError
 
 app = typer.Typer(
@@ -49,13 +49,14 @@ def main(arguments: list[str] | None = None) -> None:
 def _run(arguments: list[str] | None) -> int:
     try:
         code = app(arguments, prog_name="tokenworks", standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # as it is under `>&-`
+            sys.stdout.flush()
     except TokenworksError as error:
         return _say(error.message, 1)
     except TyperException as error:
         return _say(error.format_message(), error.exit_code)
     except BrokenPipeError:
-        _drop_stdout()
+        drop_stdout()
         return 1
     except (KeyboardInterrupt, typer.Abort):
         return 130
@@ -66,11 +67,6 @@ def _say(message: str, code: int) -> int:
     if message:  # a noun without a verb was answered by its help and has none
         print(f"tokenworks: {message}", file=sys.stderr)
     return code
-
-
-def _drop_stdout() -> None:
-    # Whoever read our output has left; what is still buffered must not fail once more when the interpreter ends.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """How commands print: one JSON document for programs, a table for people."""
 
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -42,6 +43,11 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, emp
     console = Console(highlight=False)
     width = Measurement.get(console, console.options.update(max_width=100_000), table).maximum
     Console(highlight=False, width=max(width, console.width)).print(table)
+
+
+def drop_stdout() -> None:
+    """Whoever read our output has left: what is still buffered must not fail once more when the interpreter ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def readable(value: object) -> str:

@@ -43,16 +43,41 @@ def given(**options: Any) -> dict[str, Any]:
 
 
 def say_ready(ready: "Ready") -> None:
-    """Print where it answers, with which key, and a line that can be pasted as it is."""
-    key = ready.key_path.read_text().strip()
+    """Print where it answers, with which key, and a line that can be pasted as it is.
+
+    Raises:
+        OSError: there is nobody who reads it; nothing more is printed from now on.
+    """
+    from tokenworks.cli.output import drop_stdout
+
+    try:
+        _print_ready(ready)
+    except OSError:
+        drop_stdout()
+        raise
+
+
+def _print_ready(ready: "Ready") -> None:
+    key = _read_key(ready.key_path)
+    about_key = f"(the administrator's; kept in {ready.key_path})"
+    if not key:
+        about_key = f"(to have one made, create an empty file {ready.key_path} and start again)"
     print(f"\ntokenworks answers at {ready.address}")
-    print(f"  key:   {key}")
-    print(f"         (the administrator's; kept in {ready.key_path})")
+    print(f"  key:   {key or f'the file {ready.key_path} is gone or cannot be read'}")
+    print(f"         {about_key}")
     print(f"  model: {ready.model}\n")
     print("Try it:\n")
-    print(curl_line(ready.address, key, ready.model))
+    print(curl_line(ready.address, key or "KEY", ready.model))
     print("\nor `.venv/bin/tokenworks chat`, and then `.venv/bin/tokenworks usage --requests`. Ctrl-C stops it.")
-    sys.stdout.flush()
+    if sys.stdout is not None:  # as it is under `>&-`
+        sys.stdout.flush()
+
+
+def _read_key(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace").strip()
+    except OSError:
+        return ""
 
 
 def curl_line(address: str, key: str, model: str) -> str:

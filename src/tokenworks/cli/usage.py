@@ -99,18 +99,15 @@ def _show_requests(client: "Client", filters: Filters, limit: int | None, *, as_
         print(f"\nthese are the newest {shown}; --limit N shows more, --json all")
 
 
-_REQUEST_COLUMNS = (
-    "STARTED", "REQUEST", "ORGANIZATION", "PROJECT", "KEY", "MODEL", "INPUT", "CACHED", "OUTPUT", "COST", "STATUS"
-)  # fmt: skip
+_REQUEST_COLUMNS = ("STARTED", "REQUEST", "ORGANIZATION", "MODEL", "INPUT", "CACHED", "OUTPUT", "COST", "STATUS")
 
 
 def _request_cells(row: "UsageRow") -> tuple[object, ...]:
+    """What fits a terminal's line; `--json` has the rest."""
     return (
-        row.started_at,
+        row.started_at[:19] + "Z",
         row.request_id,
         row.organization,
-        row.project,
-        row.key_id,
         row.model,
         row.input_tokens,
         row.cached_input_tokens,

@@ -54,7 +54,9 @@ class StopProcess(msgspec.Struct, frozen=True, tag="stop", tag_field="call", for
 
 
 class ListProcesses(msgspec.Struct, frozen=True, tag="list", tag_field="call", forbid_unknown_fields=True):
-    """Over the wire: list all."""
+    """Over the wire: list all; or those, too, that can be looked at but neither started nor stopped from here."""
+
+    with_others: bool = False
 
 
 ProcessCall = StartProcess | StopProcess | ListProcesses

@@ -7,6 +7,7 @@ send ends the service: garbage is answered and closes that connection, a call th
 import asyncio
 import os
 import socket
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import msgspec
 from tokenworks.cluster.model import ListProcesses, ProcessAnswer, ProcessCall, StartProcess, StopProcess
 from tokenworks.cluster.ports import Processes
 from tokenworks.kit.errors import TokenworksError
+from tokenworks.kit.files import storage_errors
 
 CALL_BYTES_MAX = 4 * 1024 * 1024
 
@@ -24,23 +26,33 @@ _IDLE_S = 60.0
 
 
 class ProcessService:
-    """Lets the clients of one socket start, stop and list `processes`."""
+    """Lets the clients of one socket start, stop and list `processes`, and look at `others`."""
 
-    def __init__(self, processes: Processes, path: Path) -> None:
+    def __init__(self, processes: Processes, path: Path, *, others: Sequence[Processes] = ()) -> None:
         self._processes = processes
+        self._others = others
         self._path = path
         self._server: asyncio.Server | None = None
         self._clients: set[asyncio.Task[None]] = set()
         self._calls: set[asyncio.Task[ProcessAnswer]] = set()
 
     async def open(self) -> None:
-        """Listen. A socket file that is there already belonged to a process that has ended."""
+        """Listen. A socket file that is there already belonged to a process that has ended.
+
+        Raises:
+            StorageFullError, UnavailableError: the disk refuses.
+        """
         with suppress(FileNotFoundError):
             os.unlink(self._path)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        listener.bind(str(self._path))
-        # Before it listens nobody can connect, so nobody can be faster than this.
-        os.chmod(self._path, 0o600)
+        try:
+            with storage_errors(self._path.absolute()):
+                listener.bind(str(self._path))
+                # Before it listens nobody can connect, so nobody can be faster than this.
+                os.chmod(self._path, 0o600)
+        except BaseException:
+            listener.close()
+            raise
         listener.setblocking(False)
         self._server = await asyncio.start_unix_server(self._greet, sock=listener, limit=CALL_BYTES_MAX, backlog=128)
 
@@ -102,8 +114,9 @@ class ProcessService:
                 case StopProcess(process_id):
                     await self._processes.stop(process_id)
                     return ProcessAnswer()
-                case ListProcesses():
-                    return ProcessAnswer(processes=await self._processes.list())
+                case ListProcesses(with_others):
+                    groups = [*(self._others if with_others else ()), self._processes]
+                    return ProcessAnswer(processes=tuple([one for group in groups for one in await group.list()]))
         except TokenworksError as error:
             return ProcessAnswer(error=error.message)
 

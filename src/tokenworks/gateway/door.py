@@ -4,11 +4,11 @@ from urllib.parse import unquote_to_bytes
 
 from tokenworks.gateway import answers
 from tokenworks.gateway.exchange import ChatExchange
-from tokenworks.gateway.model import Request
 from tokenworks.gateway.parameters import read_chat
 from tokenworks.gateway.ports import Handler
 from tokenworks.gateway.protocol import ClientConnection
 from tokenworks.gateway.relay import RelayExchange
+from tokenworks.gateway.request import Request
 from tokenworks.gateway.state import DoorState
 from tokenworks.kit.errors import InvalidRequestError, NotFoundError, TokenworksError, UnavailableError
 

@@ -10,9 +10,9 @@ on its disk what it had begun.
 from enum import Enum, auto
 
 from tokenworks.gateway import answers
-from tokenworks.gateway.model import Request
 from tokenworks.gateway.parameters import ChatRequest, engine_body
 from tokenworks.gateway.protocol import ClientConnection
+from tokenworks.gateway.request import Request
 from tokenworks.gateway.state import DoorState
 from tokenworks.kit.errors import NoCapacityError, TokenworksError, UpstreamError, UpstreamTimeoutError
 from tokenworks.kit.http1 import Connection, Header

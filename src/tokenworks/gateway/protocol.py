@@ -12,8 +12,8 @@ from typing import Protocol, cast
 import httptools
 
 from tokenworks.gateway import answers
-from tokenworks.gateway.model import Request
 from tokenworks.gateway.ports import Handler
+from tokenworks.gateway.request import Request
 from tokenworks.kit.config import GatewaySettings
 from tokenworks.kit.errors import (
     InvalidRequestError,
@@ -261,6 +261,8 @@ class ClientConnection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         request = self._request
         assert request is not None
+        if self._is_closing:  # it was read together with one whose answer said that it is the last
+            return
         if self._body:
             request.body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
             self._body.clear()

@@ -1,8 +1,8 @@
 """Everything that is not the door's own goes to control over its unix socket, and back, bytes as they are."""
 
 from tokenworks.gateway import answers
-from tokenworks.gateway.model import Request
 from tokenworks.gateway.protocol import ClientConnection
+from tokenworks.gateway.request import Request
 from tokenworks.gateway.state import DoorState
 from tokenworks.kit.errors import NoCapacityError, TokenworksError, UnavailableError
 from tokenworks.kit.http1 import Connection, Header
@@ -81,7 +81,7 @@ class RelayExchange:
         length = next((value for name, value in headers if name.lower() == b"content-length"), None)
         has_body = not self._is_head and status not in (204, 304)
         is_chunked = has_body and length is None and self._request.minor == 1
-        if has_body and length is None and not is_chunked:
+        if self._door.is_draining or (has_body and length is None and not is_chunked):
             self._request.keep_alive = False
         lines = [answers.status_line(status)]
         lines += [b"%s: %s\r\n" % header for header in headers if header[0].lower() not in _HOP_BY_HOP]

@@ -15,6 +15,7 @@ from typing import Any
 
 from sqlalchemy import URL, Connection, MetaData, event, make_url
 from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from tokenworks.kit.errors import StorageFullError, UnavailableError
@@ -32,14 +33,18 @@ metadata = MetaData(
 
 _BUSY_WAIT_MS = 5_000
 _READERS_MAX = 4
+_REPORT_READERS_MAX = 2
+_CONNECTION_WAIT_S = 30.0
 _WAL_TRIES = 10
 
 
 class Database:
     """Connections to one database. Use one per process and close it in the end."""
 
-    def __init__(self, url: str | URL) -> None:
+    def __init__(self, url: str | URL, *, readers_max: int = _READERS_MAX) -> None:
         self._url = make_url(url)
+        self._readers_max = readers_max
+        self._reports: Database | None = None
         self._lock = asyncio.Lock()
         self._owner: asyncio.Task[Any] | None = None
         self._writer = self._make_engine(is_writer=True)
@@ -64,18 +69,29 @@ class Database:
             finally:
                 self._owner = None
 
+    def for_reports(self) -> "Database":
+        """The same database, to read what may take long: few at a time, and never in the way of any other reader.
+
+        It is closed with this one.
+        """
+        if self._reports is None:
+            self._reports = Database(self._url, readers_max=_REPORT_READERS_MAX)
+        return self._reports
+
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
         """One transaction that only reads, all of it at one moment.
 
         Raises:
-            UnavailableError: as `write`.
+            UnavailableError: as `write`, or every connection is busy.
         """
         async with self._transaction(self._reader) as connection:
             yield connection
 
     async def close(self) -> None:
         """Close every connection."""
+        if self._reports is not None:
+            await self._reports.close()
         await self._reader.dispose()
         await self._writer.dispose()
 
@@ -84,8 +100,8 @@ class Database:
         return self._url.get_backend_name() == "sqlite"
 
     def _make_engine(self, *, is_writer: bool) -> AsyncEngine:
-        size = 1 if is_writer else _READERS_MAX
-        engine = create_async_engine(self._url, pool_size=size, max_overflow=0, pool_timeout=30)
+        size = 1 if is_writer else self._readers_max
+        engine = create_async_engine(self._url, pool_size=size, max_overflow=0, pool_timeout=_CONNECTION_WAIT_S)
         if self._is_sqlite:
             _set_up_sqlite(engine, is_writer=is_writer)
         return engine
@@ -97,6 +113,10 @@ class Database:
             async with engine.connect() as connection:
                 _ = await connection.begin()
                 yield connection
+        except PoolTimeoutError as error:
+            raise UnavailableError(
+                f"{self._readers_max} others read from the database and take long; try again later"
+            ) from error
         except IntegrityError:
             raise
         except DBAPIError as error:

@@ -50,6 +50,35 @@ def make_private_folder(path: Path) -> None:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
+def try_lock(descriptor: int, *, is_shared: bool = False) -> bool:
+    """Lock an open file until it is closed; False, at once, if another has it locked.
+
+    Raises:
+        OSError: this file system cannot lock files.
+    """
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            return False
+        raise
+    return True
+
+
+def is_locked(path: Path) -> bool:
+    """True while a process has the file locked; False if there is no such file, or it is not ours to ask."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return not try_lock(descriptor, is_shared=True)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+
+
 def sync_file(descriptor: int) -> None:
     """Force an open file to stable storage (macOS needs a call of its own for that)."""
     if sys.platform == "darwin":

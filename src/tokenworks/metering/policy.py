@@ -1,11 +1,8 @@
-"""Decisions of metering: how a request ends, what a record must hold, what recovery makes of a request left open. Pure.
+"""Decisions of metering: what a record must hold, how counts grow, what recovery makes of a request left open. Pure.
 
 Invariants: counts never fall; the cached part is never more than the input; a request that has opened closes once; its
 closing record repeats its identity, so that a usage row needs nothing else.
 """
-
-from collections.abc import Iterable
-from enum import Enum
 
 from tokenworks.metering.model import Closed, Counts, Opened, Progress, Record, Status
 
@@ -16,33 +13,14 @@ TIME_MS_MAX = 253_402_300_799_999
 IDENTITY_CHARACTERS_MAX = 1024
 """Of each id and name in a record."""
 REASON_BYTES_MAX = 200
+"""Of a closing record; a door writes an error's code, or nothing."""
+DOOR_DIED = "the door died; the counts are the last that were durable"
+"""The reason of a row that recovery made."""
 CLOSING_BYTES_MAX = 256
 """A closing record is at most this much longer than the opening one: end, status, reason and counts.
 
 Source: MessagePack: 9 (time) + 12 (status) + 2 + REASON_BYTES_MAX + 1 + 3 * 9 (counts).
 """
-
-
-class Ending(Enum):
-    """What ended a request: `status`, and the `reason` that its row tells a person."""
-
-    COMPLETED = (Status.COMPLETED, "")
-    CLIENT_LEFT = (Status.CANCELLED, "the client left before the end")
-    REPLICA_REFUSED = (Status.FAILED, "the replica refused the request")
-    REPLICA_FAILED = (Status.FAILED, "the replica failed")
-    REPLICA_SILENT = (Status.FAILED, "the replica did not answer in time")
-    DOOR_STOPPED = (Status.INTERRUPTED, "the door was stopped before the end")
-    DOOR_DIED = (Status.INTERRUPTED, "the door died; the counts are the last that were durable")
-
-    @property
-    def status(self) -> Status:
-        """The row's status."""
-        return self.value[0]
-
-    @property
-    def reason(self) -> str:
-        """Why, for a person; empty where all went well."""
-        return self.value[1]
 
 
 def advance(last: Counts, seen: Counts) -> Counts:
@@ -53,33 +31,6 @@ def advance(last: Counts, seen: Counts) -> Counts:
         cached_input_tokens=min(input_tokens, max(last.cached_input_tokens, seen.cached_input_tokens)),
         output_tokens=max(last.output_tokens, seen.output_tokens),
     )
-
-
-def close(opened: Opened, ending: Ending, counts: Counts, ended_at_ms: int, detail: str = "") -> Closed:
-    """The closing record. `counts` are the engine's last; a request never ends before it started.
-
-    A wall clock may be set back while a request runs, therefore the second half.
-    """
-    return Closed(
-        request_id=opened.request_id,
-        client_request_id=opened.client_request_id,
-        organization=opened.organization,
-        project=opened.project,
-        key_id=opened.key_id,
-        model=opened.model,
-        replica_id=opened.replica_id,
-        started_at_ms=opened.started_at_ms,
-        ended_at_ms=max(opened.started_at_ms, ended_at_ms),
-        status=ending.status,
-        reason=shorten_reason(f"{ending.reason}: {detail}" if detail else ending.reason),
-        counts=advance(Counts(), counts),
-    )
-
-
-def shorten_reason(reason: str) -> str:
-    """At most `REASON_BYTES_MAX` bytes of it, in whole characters and without the NUL that no database takes."""
-    clean = reason.replace("\0", " ").encode("utf-8", "replace")
-    return clean[:REASON_BYTES_MAX].decode("utf-8", "ignore")
 
 
 def find_fault(record: Record) -> str | None:
@@ -95,14 +46,6 @@ def find_fault(record: Record) -> str | None:
     if not fault and isinstance(record, Closed):
         fault = _find_closing_fault(record)
     return fault
-
-
-def recover(records: Iterable[Record], ended_at_ms: int) -> list[Closed]:
-    """Closing records for the requests that opened and never closed, in the order in which they opened."""
-    requests = OpenRequests()
-    for record in records:
-        requests.apply(record)
-    return requests.close_all(ended_at_ms)
 
 
 class OpenRequests:
@@ -135,7 +78,24 @@ class OpenRequests:
 
     def close_all(self, ended_at_ms: int) -> list[Closed]:
         """Close each with its last counts, as its door's death leaves it."""
-        return [close(opened, Ending.DOOR_DIED, counts, ended_at_ms) for opened, counts in self._open.values()]
+        return [_interrupt(opened, counts, ended_at_ms) for opened, counts in self._open.values()]
+
+
+def _interrupt(opened: Opened, counts: Counts, ended_at_ms: int) -> Closed:
+    return Closed(
+        request_id=opened.request_id,
+        client_request_id=opened.client_request_id,
+        organization=opened.organization,
+        project=opened.project,
+        key_id=opened.key_id,
+        model=opened.model,
+        replica_id=opened.replica_id,
+        started_at_ms=opened.started_at_ms,
+        ended_at_ms=max(opened.started_at_ms, ended_at_ms),  # a wall clock may be set back meanwhile
+        status=Status.INTERRUPTED,
+        reason=DOOR_DIED,
+        counts=counts,
+    )
 
 
 def _find_identity_fault(named: tuple[str, ...]) -> str | None:

@@ -38,6 +38,11 @@ class ShippableJournal(Protocol):
         ...
 
     @property
+    def first_segment(self) -> int:
+        """The first file that this process wrote to; all before it is from earlier ones."""
+        ...
+
+    @property
     def durable_end(self) -> Position:
         """Everything before this is durable."""
         ...
@@ -79,5 +84,8 @@ class UsageSink(Protocol):
         ...
 
 
-OpenLeftJournals = Callable[[], Awaitable[Sequence[ShippableJournal]]]
-"""Open the journals of doors that do not run any more, recovered; those in use elsewhere are left out."""
+OpenLeftJournal = Callable[[], Awaitable[ShippableJournal]]
+"""Open and recover the journal of a door that does not run any more; fails if it is in use or cannot be read."""
+
+FindLeftJournals = Callable[[], Sequence[OpenLeftJournal]]
+"""Look for journals of doors that do not run any more; none is opened yet."""

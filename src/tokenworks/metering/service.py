@@ -47,6 +47,9 @@ async def ingest(
 ) -> Position:
     """Take over a shipment of a journal; return where the next one begins.
 
+    Segments are shipped without a gap: one that is passed over is gone, and a row tells a person. An empty shipment
+    passes over what need not come, because control had it under the journal's earlier name.
+
     Raises:
         PositionConflictError: it does not begin where the journal stands (or at the beginning of a later segment).
     """
@@ -61,12 +64,16 @@ async def ingest(
     found = journal.scan(data)
     closed, aside = _separate(found, data)
     aside += await _insert(connection, closed)
-    if aside:
-        place = {"journal_id": journal_id, "segment": segment, "at_ms": now_ms}
-        rows = [
-            place | {"offset": offset + entry.offset, "content": data[entry.offset : entry.end], "why": entry.why}
-            for entry in aside
-        ]
+    place = {"journal_id": journal_id, "segment": segment, "at_ms": now_ms}
+    rows = [
+        place | {"offset": offset + entry.offset, "content": data[entry.offset : entry.end], "why": entry.why}
+        for entry in aside
+    ]
+    if data and segment > stands.segment + 1:
+        first = stands.segment + 1
+        gone = f"segments {first} to {segment - 1} are gone: nothing came behind {stands.segment}-{stands.offset}"
+        rows.append(place | {"segment": first, "offset": 0, "content": b"", "why": gone})
+    if rows:
         await store.set_aside(connection, rows)
     reached = Position(segment, offset + (found.end or len(data)))
     await store.move_position(connection, journal_id, reached, now_ms)

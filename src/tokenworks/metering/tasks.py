@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 from tokenworks.kit.errors import TokenworksError
-from tokenworks.metering.model import Position
-from tokenworks.metering.ports import OpenLeftJournals, Pause, ShippableJournal, UsageSink
+from tokenworks.metering.model import START, Position
+from tokenworks.metering.ports import FindLeftJournals, OpenLeftJournal, Pause, ShippableJournal, UsageSink
 
 WAIT_MS_MIN = 100
 WAIT_MS_MAX = 5_000
@@ -36,6 +36,7 @@ class Shipper:
         self._pause = pause
         self._position: Position | None = None
         self._archived = 0
+        self._has_met_control = False
         self._is_draining = asyncio.Event()
         self._shipped = asyncio.Condition()
 
@@ -74,6 +75,9 @@ class Shipper:
             if following is None:
                 await self._stand_at(position)
                 return self._journal.durable_end > position
+            if following > position.segment + 1:
+                gone = (self._journal.journal_id, position.segment + 1, following - 1)
+                _logger.error("journal %s: segments %d to %d are gone, control has nothing of them", *gone)
             position = Position(following, 0)
             content = await self._journal.read_durable(following, 0, self._bytes_max)
         reached = await self._sink.send(self._journal.journal_id, position, content)
@@ -98,13 +102,29 @@ class Shipper:
     async def _find_position(self) -> Position:
         if self._position is None:
             position = await self._sink.position(self._journal.journal_id)
-            if position > self._journal.durable_end:
-                # The folder is an old copy that was put back. Under its old name, what comes now would look shipped.
+            if self._is_of_another_past(position):
                 _logger.error("control has more of journal %s than its folder; it is renamed", self._journal.journal_id)
-                await self._journal.take_new_id()
-                position = await self._sink.position(self._journal.journal_id)
+                position = await self._rename()
+            self._has_met_control = True
             self._position = position
         return self._position
+
+    def _is_of_another_past(self, position: Position) -> bool:
+        """Whether control has what this folder does not: it is an old copy that was put back.
+
+        Under its old name, what comes now would look shipped. Before this process has shipped anything, control can
+        have nothing of what it wrote, however much that is by now.
+        """
+        if self._has_met_control:
+            return position > self._journal.durable_end
+        return position > Position(self._journal.first_segment, 0)
+
+    async def _rename(self) -> Position:
+        await self._journal.take_new_id()
+        first = self._journal.find_next_segment(START.segment)
+        assert first is not None, "a journal has a segment that it writes to"
+        # Segments that the folder has no more were shipped under the old name: the empty shipment passes over them.
+        return await self._sink.send(self._journal.journal_id, Position(first, 0), b"")
 
     async def _stand_at(self, position: Position) -> None:
         async with self._shipped:
@@ -130,27 +150,41 @@ class Shipper:
 
 
 async def adopt(
-    open_left_journals: OpenLeftJournals, make_shipper: Callable[[ShippableJournal], Shipper], pause: Pause
+    find_left_journals: FindLeftJournals, make_shipper: Callable[[ShippableJournal], Shipper], pause: Pause
 ) -> None:
-    """Ship, for ever, what doors left behind that do not run any more: each journal to its end, then let it go."""
+    """Ship, for ever, what doors left behind that do not run any more: each journal to its end, then let it go.
+
+    One at a time, and one that fails keeps no other waiting: it comes again in the next round.
+    """
     while True:
         try:
-            for journal in await open_left_journals():
-                await _ship_left_journal(journal, make_shipper(journal), pause)
+            left = find_left_journals()
         except Exception as error:  # noqa: BLE001  # as in Shipper.run
-            _logger.warning("a journal that was left behind cannot be shipped now: %s", error)
+            _logger.warning("journals that were left behind cannot be looked for: %s", error)
+            left = ()
+        for open_journal in left:
+            try:
+                await _ship_left_journal(open_journal, make_shipper, pause)
+            except Exception as error:  # noqa: BLE001  # as in Shipper.run
+                _logger.warning("a journal that was left behind stays until the next round: %s", error)
         await pause(ADOPT_MS)
 
 
-async def _ship_left_journal(journal: ShippableJournal, shipper: Shipper, pause: Pause) -> None:
-    wait_ms = WAIT_MS_MIN
+async def _ship_left_journal(
+    open_journal: OpenLeftJournal, make_shipper: Callable[[ShippableJournal], Shipper], pause: Pause
+) -> None:
+    journal = await open_journal()
     try:
+        shipper = make_shipper(journal)
+        wait_ms = WAIT_MS_MIN
         is_behind = True
         while is_behind:
             try:
                 is_behind = await shipper.ship()
                 wait_ms = WAIT_MS_MIN
-            except Exception as error:  # noqa: BLE001  # as in Shipper.run
+            except Exception as error:  # as in Shipper.run, until others have waited long enough
+                if wait_ms == WAIT_MS_MAX:
+                    raise
                 _logger.warning("journal %s waits for control: %s", journal.journal_id, error)
                 await pause(wait_ms)
                 wait_ms = min(2 * wait_ms, WAIT_MS_MAX)

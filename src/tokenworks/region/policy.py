@@ -9,6 +9,9 @@ from tokenworks.accounts.model import ApiKey
 from tokenworks.region.model import Snapshot, SnapshotDeployment, SnapshotKey, SnapshotReplica
 from tokenworks.serving.model import Deployment, Replica, ReplicaState
 
+FORGET_KEY_MS = 86_400_000
+"""A key that has been of no use for a day is left out; from then on it is unknown to the doors."""
+
 
 def make_snapshot(
     keys: Iterable[ApiKey],
@@ -20,7 +23,8 @@ def make_snapshot(
     now_ms: int,
 ) -> Snapshot:
     """The snapshot for one of `doors` equal doors; `reasons` tell, by name, why a deployment cannot answer."""
-    snapshot_keys = tuple(_key(key) for key in sorted(keys, key=lambda key: key.key_id))
+    told = (key for key in keys if not _is_past(key, now_ms))
+    snapshot_keys = tuple(_key(key) for key in sorted(told, key=lambda key: key.key_id))
     snapshot_deployments = tuple(
         _deployment(deployment, replicas, reasons, doors)
         for deployment in sorted(deployments, key=lambda deployment: deployment.name)
@@ -33,6 +37,11 @@ def make_snapshot(
 def share_slots(slots: int, doors: int) -> int:
     """A door's share of a replica's slots: rounded down, but at least one, so that each door can serve."""
     return max(1, slots // doors)
+
+
+def _is_past(key: ApiKey, now_ms: int) -> bool:
+    ends_ms = (end_ms for end_ms in (key.revoked_at_ms, key.expires_at_ms) if end_ms is not None)
+    return any(now_ms - end_ms > FORGET_KEY_MS for end_ms in ends_ms)
 
 
 def _key(key: ApiKey) -> SnapshotKey:

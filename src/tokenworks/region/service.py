@@ -149,7 +149,7 @@ def _replica_status(replica: Replica) -> wire.ReplicaStatus:
         deployment=replica.deployment,
         state=replica.state.value,
         reason=replica.reason,
-        since_ms=replica.since_ms,
+        since_ms=replica.since_ms_wall,
         pid=replica.pid,
         restarts=replica.restarts,
     )

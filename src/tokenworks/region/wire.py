@@ -6,6 +6,9 @@ import msgspec
 
 from tokenworks.client.call import Call
 
+_INT_MAX = 2**63 - 1
+"""What a database keeps."""
+
 
 class SnapshotWanted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Give me the snapshot, or, if mine is current, wait a while for the next."""
@@ -24,8 +27,8 @@ class Shipment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A part of a journal, its bytes in the body: whole records of `segment`, beginning at `offset`."""
 
     journal_id: str
-    segment: Annotated[int, msgspec.Meta(ge=0)]
-    offset: Annotated[int, msgspec.Meta(ge=0)]
+    segment: Annotated[int, msgspec.Meta(ge=0, le=_INT_MAX)]
+    offset: Annotated[int, msgspec.Meta(ge=0, le=_INT_MAX)]
 
 
 class DeploymentStatus(msgspec.Struct, frozen=True):

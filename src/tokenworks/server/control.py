@@ -67,7 +67,8 @@ async def _run(settings: Settings, region_key: str) -> int:
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    control = build_control(settings, region_key, RemoteProcesses(_CLUSTER_SOCKET))
+    processes = RemoteProcesses(_CLUSTER_SOCKET)
+    control = build_control(settings, region_key, processes, processes.list_with_others)
     try:
         if await _unless(stopping, prepare(control)):
             await serve(control, SOCKET, stopping)

@@ -7,9 +7,10 @@ still write when the next begins. Both vanish with their processes; neither can 
 
 import asyncio
 import errno
-import fcntl
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,14 +18,29 @@ import msgspec
 
 from tokenworks.kit.clock import Clock
 from tokenworks.kit.config import Settings
-from tokenworks.kit.errors import StartError, TokenworksError
-from tokenworks.kit.files import make_private_folder, storage_error, write_atomically
+from tokenworks.kit.errors import StartError, StorageFullError, TokenworksError, UnavailableError
+from tokenworks.kit.files import (
+    is_locked,
+    make_private_folder,
+    storage_error,
+    storage_errors,
+    try_lock,
+    write_atomically,
+)
 
 ROOM_BYTES = 8 * 1024 * 1024
 """What must be free beside one journal file: database, logs, keys."""
 
 _CHILDREN_WAIT_MS = 10_000
 _POLL_MS = 20
+_LOCK_TRIES = 5
+"""Who only asks whether the home is in use holds the lock for a moment."""
+_MARKS = ("lock", "tokenworks.db", "admin.key")
+"""Any of these says that a folder that is not empty is a home."""
+_OF_THE_DISK = frozenset({"lost+found", ".DS_Store"})
+"""What a new disk holds already."""
+_LEFT_IN_RUN = ("*.sock", "address", ".address.*.tmp", "room")
+"""What tokenworks makes in the run folder; anything else there is not ours to delete."""
 
 
 class Holder(msgspec.Struct, frozen=True):
@@ -44,8 +60,13 @@ class Home:
     """For every child to inherit."""
 
     def tell(self, address: str) -> None:
-        """Say to others at which address this tokenworks answers."""
-        _write_holder(self.lock_fd, Holder(os.getpid(), address))
+        """Say to others at which address this tokenworks answers.
+
+        Raises:
+            StorageFullError, UnavailableError: the disk refuses.
+        """
+        with storage_errors(self.folder / "lock"):
+            _write_holder(self.lock_fd, Holder(os.getpid(), address))
         write_atomically(self.folder / "run" / "address", address.encode())
 
     def close(self) -> None:
@@ -63,18 +84,21 @@ async def open_home(settings: Settings, clock: Clock) -> Home:
         StartError: it cannot be used; the message says why and what to do.
     """
     folder = settings.home
-    _make_folders(settings)
+    _make_home(folder)
     lock_fd = _open_lock(folder / "lock")
     try:
-        _take_lock(lock_fd, folder)
+        await _take_lock(lock_fd, folder)
+        _make_parts(settings)
         _check_room(folder, settings.metering.segment_bytes + ROOM_BYTES)
+        _say_holder(lock_fd, folder)
         children_fd = _open_lock(folder / "children.lock")
     except BaseException:
         os.close(lock_fd)
         raise
     try:
         await _wait_for_children(children_fd, folder, clock)
-        _clean(settings.run_dir)
+        with _refusals(folder):
+            _clean(settings.run_dir)
     except BaseException:
         os.close(children_fd)
         os.close(lock_fd)
@@ -84,30 +108,43 @@ async def open_home(settings: Settings, clock: Clock) -> Home:
 
 def find_holder(folder: Path) -> Holder | None:
     """Who uses the home now; None if nobody does. A pid of 0: somebody who has only just begun."""
-    try:
-        descriptor = os.open(folder / "lock", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        if _try_lock(descriptor, fcntl.LOCK_SH):
-            return None
-        return _read_holder(descriptor)
-    finally:
-        os.close(descriptor)
+    path = folder / "lock"
+    return _read_holder(path) if is_locked(path) else None
 
 
-def _make_folders(settings: Settings) -> None:
-    folder = settings.home
-    if folder.exists() and not folder.is_dir():
-        raise StartError(f"the home {folder} is a file; remove it, or set TOKENWORKS_HOME to a folder")
-    try:
+def _make_home(folder: Path) -> None:
+    with _refusals(folder):
+        if folder.exists() and not folder.is_dir():
+            raise StartError(f"the home {folder} is a file; remove it, or set TOKENWORKS_HOME to a folder")
         make_private_folder(folder)
+        _check_ours(folder)
         _make_private(folder)
+
+
+def _check_ours(folder: Path) -> None:
+    """A folder of somebody else must not become private, nor lose what lies in it."""
+    names = {path.name for path in folder.iterdir()} - _OF_THE_DISK
+    if names and names.isdisjoint(_MARKS):
+        raise StartError(
+            f"the folder {folder} is not empty and is no home of tokenworks (it has no file 'lock');"
+            " set TOKENWORKS_HOME to a new or an empty folder"
+        )
+
+
+def _make_parts(settings: Settings) -> None:
+    with _refusals(settings.home):
         for part in (settings.run_dir, settings.log_dir, settings.journal_dir):
             make_private_folder(part)
+
+
+@contextmanager
+def _refusals(folder: Path) -> Iterator[None]:
+    """What the disk refuses makes the home unusable."""
+    try:
+        yield
     except OSError as error:
         raise _unusable(folder, storage_error(error, folder)) from error
-    except TokenworksError as error:
+    except (StorageFullError, UnavailableError) as error:
         raise _unusable(folder, error) from error
 
 
@@ -123,28 +160,37 @@ def _open_lock(path: Path) -> int:
         raise _unusable(path.parent, storage_error(error, path)) from error
 
 
-def _take_lock(descriptor: int, folder: Path) -> None:
-    if not _try_lock(descriptor, fcntl.LOCK_EX):
-        holder = _read_holder(descriptor)
+async def _take_lock(descriptor: int, folder: Path) -> None:
+    for _ in range(_LOCK_TRIES):
+        if _try_lock(descriptor):
+            break
+        await asyncio.sleep(_POLL_MS / 1000)
+    else:
+        holder = _read_holder(folder / "lock")
         who = f"by process {holder.pid}" if holder.pid else "by another process"
         where = f" at {holder.address}" if holder.address else ""
         raise StartError(
             f"the home {folder} is already in use {who}{where};"
             " stop it with 'tokenworks down', or set TOKENWORKS_HOME to another folder"
         )
-    _write_holder(descriptor, Holder(os.getpid()))
+    # What a killed one left there is true no more; who finds the lock taken must not believe it.
+    with _refusals(folder):
+        os.ftruncate(descriptor, 0)
+        (folder / "run" / "address").unlink(missing_ok=True)
 
 
-def _try_lock(descriptor: int, kind: int) -> bool:
+def _try_lock(descriptor: int) -> bool:
     try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        return try_lock(descriptor)
     except OSError as error:
-        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-            return False
         raise StartError(
             f"this file system cannot lock files ({error.strerror}); set TOKENWORKS_HOME to a local disk"
         ) from error
-    return True
+
+
+def _say_holder(descriptor: int, folder: Path) -> None:
+    with _refusals(folder):
+        _write_holder(descriptor, Holder(os.getpid()))
 
 
 def _write_holder(descriptor: int, holder: Holder) -> None:
@@ -153,9 +199,9 @@ def _write_holder(descriptor: int, holder: Holder) -> None:
     os.pwrite(descriptor, content, 0)
 
 
-def _read_holder(descriptor: int) -> Holder:
+def _read_holder(path: Path) -> Holder:
     try:
-        return msgspec.json.decode(os.pread(descriptor, 4096, 0), type=Holder)
+        return msgspec.json.decode(path.read_bytes(), type=Holder)
     except (msgspec.DecodeError, OSError):
         return Holder(0)
 
@@ -191,7 +237,7 @@ def _reserve(descriptor: int, room_bytes: int) -> None:
 
 async def _wait_for_children(descriptor: int, folder: Path, clock: Clock) -> None:
     end_ms = clock.monotonic_ms() + _CHILDREN_WAIT_MS
-    while not _try_lock(descriptor, fcntl.LOCK_EX):
+    while not _try_lock(descriptor):
         if clock.monotonic_ms() >= end_ms:
             raise StartError(
                 f"processes of an earlier tokenworks still use the home {folder}; end them, or wait, and try again"
@@ -201,9 +247,10 @@ async def _wait_for_children(descriptor: int, folder: Path, clock: Clock) -> Non
 
 def _clean(run_dir: Path) -> None:
     """Sockets and addresses of an earlier run; nobody of it is left."""
-    for path in run_dir.iterdir():
-        if not path.is_dir():
-            path.unlink(missing_ok=True)
+    for pattern in _LEFT_IN_RUN:
+        for path in run_dir.glob(pattern):
+            if not path.is_dir():
+                path.unlink(missing_ok=True)
 
 
 def _unusable(folder: Path, error: TokenworksError) -> StartError:

@@ -128,7 +128,7 @@ class _Supervisor:
         self._doors = self._make_processes()
         self._control = self._make_processes()
         self._replicas = self._make_processes()
-        self._service = ProcessService(self._replicas, Path(CLUSTER_SOCKET))
+        self._service = ProcessService(self._replicas, Path(CLUSTER_SOCKET), others=(self._control, self._doors))
 
     async def run(self, on_ready: Callable[[Ready], None]) -> int:
         with self._signals():
@@ -172,7 +172,11 @@ class _Supervisor:
                 said, said_at_ms = reason, now_ms
                 _say(f"not ready yet: {reason}")
             await asyncio.sleep(_POLL_S)
-        on_ready(Ready(url_of(self._address), self._settings.home / "admin.key", DEFAULT_DEPLOYMENT))
+        try:
+            on_ready(Ready(url_of(self._address), self._settings.home / "admin.key", DEFAULT_DEPLOYMENT))
+        except OSError as error:
+            # Whoever read our output has left, or its disk is full; who asks the door is answered all the same.
+            _say(f"answers at {url_of(self._address)}, but cannot say so on its output ({error.strerror})")
 
     async def _ask_ready(self) -> str | None:
         """None when tokens can be had; else the reason why not."""
@@ -303,6 +307,8 @@ def _inside(folder: Path) -> Iterator[None]:
 
 
 def _say(line: str) -> None:
+    if sys.stderr is None:  # as it is under `2>&-`
+        return
     with suppress(OSError):
         sys.stderr.write(f"tokenworks: {line}\n")
         sys.stderr.flush()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastapi import APIRouter, FastAPI, Request
+from sqlalchemy import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from tokenworks import __version__
@@ -29,7 +30,7 @@ from tokenworks.kit.errors import StartError
 from tokenworks.kit.ids import RandomIds, make_secret
 from tokenworks.metering import api as metering_api
 from tokenworks.region import api as region_api
-from tokenworks.region.ports import Sources
+from tokenworks.region.ports import ListProcesses, Sources
 from tokenworks.region.service import Region
 from tokenworks.server.errors import add_error_handlers
 from tokenworks.serving import api as serving_api
@@ -59,8 +60,10 @@ class Control:
     app: FastAPI
 
 
-def build_control(settings: Settings, region_key: str, processes: Processes) -> Control:
-    """Make control's parts. Opens nothing yet.
+def build_control(
+    settings: Settings, region_key: str, processes: Processes, list_every: ListProcesses | None = None
+) -> Control:
+    """Make control's parts. Opens nothing yet. `list_every` lists the processes that are not control's own, too.
 
     Raises:
         StartError: a setting names something that does not exist here.
@@ -71,7 +74,7 @@ def build_control(settings: Settings, region_key: str, processes: Processes) -> 
     accounts = Accounts(clock, RandomIds(), make_secret)
     hub = Hub(clock, blobs, read_gguf_header, read_chunks)
     serving = Serving(lambda: region.changed())  # noqa: PLW0108 - the two know each other; region is made below
-    sources = Sources(serving.list_deployments, serving.list_replicas, processes.list)
+    sources = Sources(serving.list_deployments, serving.list_replicas, list_every or processes.list)
     region = Region(clock, accounts, sources, doors=settings.doors)
     return Control(
         settings=settings,
@@ -88,7 +91,7 @@ def build_control(settings: Settings, region_key: str, processes: Processes) -> 
         app=_make_app(
             accounts_api.make_router(accounts, database, region.changed),
             hub_api.make_router(hub, accounts, database),
-            metering_api.make_router(database, _authenticate_by(accounts, database, None)),
+            metering_api.make_router(database.for_reports(), _authenticate_by(accounts, database, None)),
             serving_api.make_router(serving, database, _authenticate_by(accounts, database, Scope.ADMIN)),
             region_api.make_status_router(region, accounts, database),
             region_api.make_region_router(region, database, region_key, settings.metering.ship_bytes_max),
@@ -128,12 +131,28 @@ def _authenticate_by(accounts: Accounts, database: Database, scope: Scope | None
 def _make_database(settings: Settings) -> Database:
     if not settings.database_url:
         return Database(sqlite_url(settings.home / "tokenworks.db"))
+    way_out = "write sqlite+aiosqlite:////ABSOLUTE/PATH, or leave it empty"
     try:
-        return Database(settings.database_url)
+        url = make_url(settings.database_url)
+        _check_absolute(url, settings.home)
+        return Database(url)
+    except ValueError:
+        # Its text repeats what stands in the place of the port, which may be a password.
+        raise StartError(f"the setting 'database_url' cannot be used (its port is not a number); {way_out}") from None
     except (SQLAlchemyError, ImportError) as error:
-        raise StartError(
-            f"the setting 'database_url' cannot be used ({error}); write sqlite+aiosqlite:///PATH, or leave it empty"
-        ) from error
+        raise StartError(f"the setting 'database_url' cannot be used ({error}); {way_out}") from error
+
+
+def _check_absolute(url: URL, home: Path) -> None:
+    """Every process has a working folder of its own: a relative file would lie where nobody looks for it."""
+    if url.get_backend_name() != "sqlite" or Path(url.database or "").is_absolute():
+        return
+    shown = url.database or "nothing"
+    absolute = home / ("tokenworks.db" if shown in ("nothing", ":memory:") else shown)
+    raise StartError(
+        f"the setting 'database_url' names the file {shown!r}, which is no absolute path;"
+        f" write sqlite+aiosqlite:///{absolute}, or leave it empty"
+    )
 
 
 def _make_blobs(settings: Settings) -> DiskBlobStore:

@@ -59,7 +59,7 @@ def _replica_row(replica: Replica) -> wire.ReplicaRow:
         id=replica.replica_id,
         deployment=replica.deployment,
         state=replica.state.value,
-        since_ms=replica.since_ms,
+        since_ms=replica.since_ms_wall,
         reason=replica.reason,
         address=replica.address,
         pid=replica.pid,

@@ -9,27 +9,28 @@ from tokenworks.kit.errors import UpstreamError
 from tokenworks.metering.model import Counts
 from tokenworks.serving.usage import Usage, usage_object
 
+_MARK = b"data: "
 _DONE = b"data: [DONE]"
 
 
-class _Delta(msgspec.Struct):
+class _Delta(msgspec.Struct, gc=False):
     content: str | None = None
     reasoning_content: str | None = None
     refusal: str | None = None
 
 
-class _Logprobs(msgspec.Struct):
+class _Logprobs(msgspec.Struct, gc=False):
     content: list[msgspec.Raw] | None = None
 
 
-class _Choice(msgspec.Struct):
+class _Choice(msgspec.Struct, gc=False):
     index: int = 0
     delta: _Delta = msgspec.field(default_factory=_Delta)
     finish_reason: str | None = None
     logprobs: _Logprobs | None = None
 
 
-class _Chunk(msgspec.Struct):
+class _Chunk(msgspec.Struct, gc=False):
     id: str
     created: int
     model: str
@@ -38,7 +39,7 @@ class _Chunk(msgspec.Struct):
     usage: Usage | None = None
 
 
-_chunk_decoder = msgspec.json.Decoder(_Chunk)
+_chunks_decoder = msgspec.json.Decoder(list[_Chunk])
 _encoder = msgspec.json.Encoder()
 
 
@@ -109,30 +110,21 @@ def assemble(events: bytes, choices: int) -> tuple[bytes, Counts]:
     Raises:
         UpstreamError: an event cannot be read, or the answer is not whole.
     """
+    chunks = _decode(events)
     wholes: dict[int, _Parts] = {}
-    first: _Chunk | None = None
     counts = Counts()
-    is_done = False
-    for event in events.split(b"\n\n"):
-        if event.startswith(b"data: {"):
-            try:
-                part = _chunk_decoder.decode(event[6:])
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                raise UpstreamError(f"the replica's answer cannot be read: {error}") from error
-            if first is None:
-                first = part
-            for choice in part.choices:
-                parts = wholes.get(choice.index)
-                if parts is None:
-                    parts = wholes[choice.index] = _Parts()
-                parts.add(choice)
-            if part.usage is not None:
-                counts = _add(counts, part.usage)
-        elif event.startswith(_DONE):
-            is_done = True
+    for part in chunks:
+        for choice in part.choices:
+            parts = wholes.get(choice.index)
+            if parts is None:
+                parts = wholes[choice.index] = _Parts()
+            parts.add(choice)
+        if part.usage is not None:
+            counts = _add(counts, part.usage)
     finished = sum(1 for parts in wholes.values() if parts.finish_reason is not None)
-    if first is None or finished < choices or not is_done:
+    if finished < choices:
         raise UpstreamError("the replica ended its answer before its end")
+    first = chunks[0]
     return _encoder.encode(
         _Completion(
             first.id,
@@ -144,6 +136,25 @@ def assemble(events: bytes, choices: int) -> tuple[bytes, Counts]:
             usage_object(counts),
         )
     ), counts
+
+
+def _decode(events: bytes) -> list[_Chunk]:
+    """All chunks at once: between the events of an answer stand only their marks, and no blank line is inside one."""
+    end = events.rfind(b"\n\n" + _DONE)
+    if end < 0:
+        raise UpstreamError("the replica ended its answer before its end")
+    try:
+        return _decode_marked(events[:end])
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        pass  # there may be comments between the events
+    try:
+        return _decode_marked(b"\n\n".join(each for each in events[:end].split(b"\n\n") if each.startswith(_MARK)))
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise UpstreamError(f"the replica's answer cannot be read: {error}") from error
+
+
+def _decode_marked(body: bytes) -> list[_Chunk]:
+    return _chunks_decoder.decode(b"[" + body[len(_MARK) :].replace(b"\n\n" + _MARK, b",") + b"]")
 
 
 def _add(counts: Counts, usage: Usage) -> Counts:

@@ -49,6 +49,7 @@ class Replica:
     deployment: str
     state: ReplicaState
     since_ms: int
+    """Monotonic time of its last change of state: what every limit counts from."""
     reason: str
     address: str | None
     key: str
@@ -59,6 +60,8 @@ class Replica:
     spec: str = ""
     """Digest of the deployment that it was started for; another one now means that it must go."""
     failing_since_ms: int | None = None
-    """Since when a ready replica has not answered."""
+    """Since when (monotonic) a ready replica has not answered."""
     requests_running: int | None = None
     """Requests in its slots and its queue when it last answered."""
+    since_ms_wall: int = 0
+    """The moment of `since_ms` as people tell it; decides nothing, because that clock may be set."""

@@ -3,7 +3,7 @@
 `see_process` and `see_answer` turn what was observed into a replica's next state; `reconcile` compares replicas with
 deployments and says what to do. Together they hold: never more replicas than wanted are on their way up or serving;
 each state in between ends, by success or by its time limit, with a reason; a failed replica is tried again for ever,
-after a wait that doubles up to a limit.
+after a wait that doubles up to a limit. Every time here is of a clock that never goes back.
 """
 
 from collections.abc import Iterable, Mapping

@@ -110,7 +110,7 @@ class ServingLoop:
         for replica in self._serving.list_replicas():
             process = processes.pop(replica.replica_id, None)
             if process is not None or replica.replica_id in settled:
-                self._serving.put_replica(policy.see_process(replica, process, now_ms, self._limits))
+                self._put(policy.see_process(replica, process, now_ms, self._limits))
         for process in processes.values():
             self._adopt(process, now_ms)
         if self._to_ask_first is None:
@@ -122,7 +122,7 @@ class ServingLoop:
         if replica is None:
             self._spawn("stop", process.process_id, self._stop(process.process_id))
             return
-        self._serving.put_replica(policy.see_process(replica, process, now_ms, self._limits))
+        self._put(policy.see_process(replica, process, now_ms, self._limits))
 
     def _apply(self, action: Action, now_ms: int) -> None:
         match action:
@@ -130,11 +130,11 @@ class ServingLoop:
                 if replaces is not None:
                     self._serving.forget_replica(replaces)
                 replica = self._make_replica(deployment, restarts, now_ms)
-                self._serving.put_replica(replica)
+                self._put(replica)
                 self._spawn("start", replica.replica_id, self._start(replica, deployment))
             case Drain(replica_id, reason):
                 replica = self._get(replica_id)
-                self._serving.put_replica(policy.change_state(replica, ReplicaState.DRAINING, reason, now_ms))
+                self._put(policy.change_state(replica, ReplicaState.DRAINING, reason, now_ms))
             case Fail(replica_id, reason):
                 self._fail(replica_id, reason)
             case Stop(replica_id):
@@ -177,7 +177,7 @@ class ServingLoop:
             return
         present = self._serving.find_replica(replica.replica_id)
         if present is not None:
-            self._serving.put_replica(policy.see_process(present, process, self._now_ms(), self._limits))
+            self._put(policy.see_process(present, process, self._now_ms(), self._limits))
 
     async def _stop(self, process_id: str) -> None:
         # What cannot be stopped stays in the list; the next look at it decides again.
@@ -205,15 +205,21 @@ class ServingLoop:
             )
         self._settle_if_asked(replica.replica_id)
 
+    def _put(self, replica: Replica) -> None:
+        before = self._serving.find_replica(replica.replica_id)
+        if before is None or (before.state, before.since_ms) != (replica.state, replica.since_ms):
+            replica = replace(replica, since_ms_wall=self._outside.clock.now_ms())
+        self._serving.put_replica(replica)
+
     def _put_if_live(self, replica_id: str, change: Callable[[Replica], Replica]) -> None:
         present = self._serving.find_replica(replica_id)
         if present is not None and present.state in _LIVE:
-            self._serving.put_replica(change(present))
+            self._put(change(present))
 
     def _fail(self, replica_id: str, reason: str) -> None:
         replica = self._serving.find_replica(replica_id)
         if replica is not None and replica.state not in (ReplicaState.FAILED, ReplicaState.STOPPED):
-            self._serving.put_replica(policy.fail(replica, reason, self._now_ms(), self._limits))
+            self._put(policy.fail(replica, reason, self._now_ms(), self._limits))
 
     def _settle_if_asked(self, replica_id: str = "") -> None:
         if self._to_ask_first is not None:
@@ -248,4 +254,5 @@ class ServingLoop:
         return replica
 
     def _now_ms(self) -> int:
-        return self._outside.clock.now_ms()
+        # A wall clock that is set would end every wait at once, or none for hours.
+        return self._outside.clock.monotonic_ms()

@@ -6,7 +6,6 @@ import msgspec
 
 from tokenworks.metering.model import Counts
 
-
 Tokens = Annotated[int, msgspec.Meta(ge=0, le=999_999_999_999_999)]
 
 

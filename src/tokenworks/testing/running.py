@@ -34,6 +34,7 @@ class Running:
     home: Path
     settings: Mapping[str, str] = field(default_factory=dict)
     url: str = ""
+    port: str = "0"
     process: subprocess.Popen[bytes] | None = None
     _printed_before: int = 0
 
@@ -64,7 +65,7 @@ class Running:
         Raises:
             StartError: it ended instead, or took too long; the message holds what it printed.
         """
-        port = self.url.rpartition(":")[2] if self.url else "0"
+        port = self.url.rpartition(":")[2] if self.url else self.port
         with self._output_path.open("ab") as output:
             self._printed_before = output.tell()
             self.process = subprocess.Popen(
@@ -121,13 +122,14 @@ class Running:
 
 
 @contextmanager
-def running(home: Path | None = None, **settings: str) -> Iterator[Running]:
+def running(home: Path | None = None, port: str = "0", **settings: str) -> Iterator[Running]:
     """A tokenworks that runs as long as the block: `running(TOKENWORKS_DOORS="2")`.
 
-    A given home is kept in the end; without one, a folder with a space in its name is made and removed.
+    Without a port the system chooses one. A given home is kept in the end; without one, a folder with a space in its
+    name is made and removed.
     """
     folder = Path(tempfile.mkdtemp(prefix="tokenworks "))
-    tokenworks = Running(home or folder / "home", settings)
+    tokenworks = Running(home or folder / "home", settings, port=port)
     try:
         tokenworks.start()
         yield tokenworks

@@ -48,6 +48,26 @@ def fake() -> FakeProcesses:
     return FakeProcesses()
 
 
+async def test_what_the_owner_keeps_for_itself_is_only_looked_at(fake: FakeProcesses, path: Path) -> None:
+    other = FakeProcesses()
+    await other.start(make_spec("", "door-0"))
+    await fake.start(make_spec("", "replica"))
+    service = ProcessService(fake, path, others=(other,))
+    await service.open()
+    remote = RemoteProcesses(path)
+    assert [one.process_id for one in await remote.list()] == ["replica"]
+    assert [one.process_id for one in await remote.list_with_others()] == ["door-0", "replica"]
+    fake.gate.set()
+    await remote.stop("door-0")
+    assert list(other.running) == ["door-0"]
+    await service.close()
+
+
+async def test_a_socket_that_cannot_be_made_is_said(fake: FakeProcesses, tmp_path: Path) -> None:
+    with pytest.raises(UnavailableError, match="missing"):
+        await ProcessService(fake, tmp_path / "none" / "s").open()
+
+
 @pytest.fixture
 async def service(fake: FakeProcesses, path: Path) -> AsyncIterator[ProcessService]:
     service = ProcessService(fake, path)

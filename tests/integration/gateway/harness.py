@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -306,6 +307,20 @@ def digest(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
 
 
+async def until(condition: Callable[[], object]) -> None:
+    """Wait until it holds."""
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+def caught_bugs() -> list[object]:
+    """What reaches the loop's handler of exceptions from now on."""
+    bugs: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: bugs.append(context.get("exception")))
+    return bugs
+
+
 @dataclass
 class Scene:
     """A door, its journal, its replica and its clients."""
@@ -321,6 +336,33 @@ class Scene:
         client = RawClient(*await asyncio.open_connection(*self.address))
         self.clients.append(client)
         return client
+
+    async def slow_client(self) -> RawClient:
+        """A client that reads only what a test asks for, on a connection that keeps little under way."""
+        one = socket.socket()
+        one.setblocking(False)
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        count = len(self.door.connections)
+        await asyncio.get_running_loop().sock_connect(one, self.address)
+        await until(lambda: len(self.door.connections) > count)
+        for connection in self.door.connections:
+            if connection._transport is not None:
+                there = connection._transport.get_extra_info("socket")
+                there.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2048)
+        client = RawClient(*await asyncio.open_connection(sock=one, limit=1024))
+        self.clients.append(client)
+        return client
+
+    @property
+    def unsent_bytes(self) -> int:
+        """What the door holds for clients that do not read."""
+        transports = [connection._transport for connection in self.door.connections]
+        return sum(transport.get_write_buffer_size() for transport in transports if transport is not None)
+
+    @property
+    def is_stalled(self) -> bool:
+        """True when the door waits for a client to read."""
+        return any(connection._stalled_since is not None for connection in self.door.connections)
 
     def publish(self, *, replicas: tuple[SnapshotReplica, ...] | None = None, etag: str = "e") -> None:
         if replicas is None:

@@ -1,5 +1,6 @@
 """Journals in a fresh folder."""
 
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from tests.unit.metering.builders import ManualClock
 from tokenworks.kit.errors import UnavailableError
 from tokenworks.kit.ids import SequenceIds
+from tokenworks.metering.adapters import disk_journal, segments
 from tokenworks.metering.adapters.disk_journal import DiskJournal
 
 OpenJournal = Callable[..., Awaitable[DiskJournal]]
@@ -47,3 +49,21 @@ async def open_journal(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Open
             await journal.close()
         except UnavailableError:
             assert journal.error is not None
+
+
+class StalledDisk:
+    """The writer's syncs wait until `release`; reserving, reading and archiving go on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, error: OSError | None = None) -> None:
+        self._gate = threading.Event()
+
+        def sync(descriptor: int) -> None:
+            self._gate.wait(5)  # a test that fails ends all the same
+            if error is not None:
+                raise error
+            segments.sync_data(descriptor)
+
+        monkeypatch.setattr(disk_journal, "sync_data", sync)
+
+    def release(self) -> None:
+        self._gate.set()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.metering.conftest import OpenJournal
+from tests.integration.metering.conftest import OpenJournal, StalledDisk
 from tests.unit.metering.builders import make_closed, make_opened, make_progress
 from tokenworks.kit import files as kit_files
 from tokenworks.kit.errors import StartError, StorageFullError, UnavailableError
@@ -256,43 +256,28 @@ async def test_a_write_in_parts_is_completed(open_journal: OpenJournal, monkeypa
     os.close(descriptor)
 
 
-async def test_archive_takes_what_is_shipped_and_forgets_it_in_time(
-    open_journal: OpenJournal, tmp_path: Path, clock: Any
-) -> None:
-    journal = await open_journal(archive_days=7)
-    written = await fill_segments(journal, 3)
-    await journal.archive(3)
-    folder = tmp_path / "door-0"
-    assert sorted(path.name for path in (folder / "archive").iterdir()) == ["0000000001.twj", "0000000002.twj"]
-    assert (folder / "archive" / "0000000001.twj").stat().st_size < 65_536, "without the room that it did not use"
-    assert await read_all(journal) == written, "it can still be read"
-    await journal.close()
-    clock.ms += 3 * 86_400_000
-    journal = await open_journal(archive_days=7)
-    assert await read_all(journal) == written, "after a restart, too"
-    await journal.archive(4)
-    clock.ms += 4 * 86_400_000
-    await journal.archive(4)
-    assert sorted(path.name for path in (folder / "archive").iterdir()) == ["0000000003.twj"]
-    assert journal.segments()[0] == 3
-    assert await journal.read_durable(1, 0, 100) == b""
-
-
-async def test_archive_never_takes_the_segment_in_use_nor_one_with_an_open_request(
-    open_journal: OpenJournal, tmp_path: Path
+async def test_a_segment_that_is_not_durable_yet_is_not_a_next_one(
+    open_journal: OpenJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     journal = await open_journal()
-    await fill_segments(journal, 1)
-    journal.append(make_opened("long"))
-    await fill_segments(journal, 2)
-    assert journal.open_requests == 1
-    await journal.archive(99)
-    archive = tmp_path / "door-0" / "archive"
-    assert [path.name for path in archive.iterdir()] == ["0000000001.twj"]
-    journal.append(make_closed("long"))
+    journal.append(make_closed("first"))
     await journal.flush()
-    await journal.archive(99)
-    assert sorted(path.name for path in archive.iterdir()) == [f"000000000{n}.twj" for n in (1, 2, 3)]
+    disk = StalledDisk(monkeypatch)
+    while journal.append(make_closed()) >> 40 < 3:
+        await journal.count_unreadable()  # behind the reservation that is under way
+    assert journal.find_next_segment(1) is None, "the rest of 1 is not durable, and 2 even less"
+    disk.release()
+    await journal.flush()
+    assert (journal.find_next_segment(1), journal.find_next_segment(2)) == (2, 3)
+
+
+async def test_a_process_tells_where_it_began_to_write(open_journal: OpenJournal) -> None:
+    journal = await open_journal()
+    assert journal.first_segment == 1
+    await fill_segments(journal, 2)
+    assert journal.first_segment == 1
+    await journal.close()
+    assert (await open_journal()).first_segment == 4
 
 
 async def test_a_segment_that_somebody_deleted_is_told_and_passed(
@@ -317,13 +302,16 @@ async def test_a_new_id_lasts(open_journal: OpenJournal) -> None:
 
 
 class FullDisk:
-    """No segment can be reserved while `is_full`; nothing else is different."""
+    """No segment can be reserved while `is_full`, and each try waits for `gate`; nothing else is different."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.is_full = True
         self.tries = 0
+        self.gate = threading.Event()
+        self.gate.set()
 
         def sync_folder(folder: Path) -> None:
+            self.gate.wait()
             self.tries += 1
             if self.is_full:
                 raise OSError(errno.ENOSPC, "No space left on device")
@@ -348,15 +336,24 @@ async def test_a_disk_that_reserves_too_slowly_refuses_new_requests_for_a_moment
     await journal.flush()
 
 
+@pytest.mark.parametrize("is_under_way", [True, False], ids=["during a try", "between two"])
 async def test_closing_while_the_disk_is_full_ends_the_tries(
-    open_journal: OpenJournal, monkeypatch: pytest.MonkeyPatch
+    open_journal: OpenJournal, monkeypatch: pytest.MonkeyPatch, *, is_under_way: bool
 ) -> None:
     disk = FullDisk(monkeypatch)
     disk.is_full = False
     journal = await open_journal()
+    await journal.count_unreadable()  # behind the reservation that is under way
     disk.is_full = True
+    if is_under_way:
+        disk.gate.clear()
     await fill_segments(journal, 1)
-    await journal.close()
+    if not is_under_way:
+        await journal.count_unreadable()
+    closing = asyncio.create_task(journal.close())
+    await asyncio.sleep(0)
+    disk.gate.set()
+    await closing
     tries = disk.tries
     await asyncio.sleep(0.01)
     assert disk.tries == tries

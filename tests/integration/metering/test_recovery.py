@@ -9,12 +9,11 @@ import pytest
 
 from tests.integration.metering.conftest import OpenJournal
 from tests.integration.metering.test_disk_journal import fill_segments, read_all
-from tests.unit.metering.builders import ManualClock, make_closed, make_opened, make_progress
+from tests.unit.metering.builders import ManualClock, make_closed, make_interrupted, make_opened, make_progress
 from tokenworks.kit.errors import StartError
 from tokenworks.metering.adapters import segments
 from tokenworks.metering.journal import encode
-from tokenworks.metering.model import Counts, Opened, Position, Record
-from tokenworks.metering.policy import Ending, close
+from tokenworks.metering.model import Counts, Position, Record
 
 SIZE = 65_536
 
@@ -36,10 +35,6 @@ def frames(*records: Record) -> bytes:
     return b"".join(encode(record) for record in records)
 
 
-def interrupted(opened: Opened, counts: Counts, clock: ManualClock) -> Record:
-    return close(opened, Ending.DOOR_DIED, counts, clock.ms)
-
-
 async def test_open_requests_are_closed_with_their_last_durable_counts(
     open_journal: OpenJournal, folder: Path, clock: ManualClock
 ) -> None:
@@ -55,8 +50,8 @@ async def test_open_requests_are_closed_with_their_last_durable_counts(
     write_segment(folder, 2, frames(*before[3:]))
     journal = await open_journal()
     after = [
-        interrupted(make_opened("a"), Counts(10, 4, 8), clock),
-        interrupted(make_opened("c"), Counts(), clock),
+        make_interrupted("a", Counts(10, 4, 8), clock.ms),
+        make_interrupted("c", Counts(), clock.ms),
     ]
     assert journal.durable_end > Position(3, 0), "they are durable already"
     assert await read_all(journal) == before + after
@@ -101,15 +96,63 @@ async def test_a_torn_tail_is_cut(
         journal = await open_journal()
     assert "of a torn tail at 1-" in caplog.text
     assert path.read_bytes() == whole.ljust(SIZE, b"\0")
-    assert (await read_all(journal))[-1] == interrupted(make_opened("a"), Counts(10, 4, 3), clock)
+    assert (await read_all(journal))[-1] == make_interrupted("a", Counts(10, 4, 3), clock.ms)
     assert await journal.count_unreadable() == 0
 
 
-async def test_a_first_record_that_is_torn_leaves_an_empty_segment(open_journal: OpenJournal, folder: Path) -> None:
-    write_segment(folder, 1, frames(make_opened("a"))[:-3])
+async def test_a_first_record_that_is_torn_leaves_an_empty_segment_that_is_used_again(
+    open_journal: OpenJournal, folder: Path
+) -> None:
+    write_segment(folder, 1, frames(make_closed("a")))
+    write_segment(folder, 2, frames(make_opened("b"))[:-3])
+    write_segment(folder, 3, b"")
     journal = await open_journal()
-    assert await read_all(journal) == []
+    assert (journal.segments(), journal.first_segment) == ([1, 2], 2), "no number is skipped"
     assert journal.durable_end == Position(2, 0)
+    journal.append(make_closed("c"))
+    await journal.flush()
+    assert await read_all(journal) == [make_closed("a"), make_closed("c")]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ([SIZE, SIZE // 2], 2),
+        ([SIZE // 2, SIZE], 2),
+        ([SIZE // 2, SIZE // 2], 2),
+        ([0, SIZE], 3),
+        ([SIZE, 0, SIZE], 2),
+    ],
+    ids=["second unfit", "first unfit", "both unfit", "first gone", "second gone"],
+)
+async def test_no_number_is_skipped_when_reserved_segments_do_not_fit(
+    open_journal: OpenJournal, folder: Path, sizes: list[int], expected: int
+) -> None:
+    write_segment(folder, 1, frames(make_closed("a")))
+    for number, size in enumerate(sizes, 2):
+        if size:
+            write_segment(folder, number, b"", size=size)
+    journal = await open_journal()
+    assert journal.first_segment == expected
+    await fill_segments(journal, 2)
+    assert journal.segments() == [1, expected, expected + 1, expected + 2]
+
+
+async def test_segments_that_do_not_fit_are_deleted_from_behind(
+    open_journal: OpenJournal, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in (2, 3):
+        write_segment(folder, number, b"", size=SIZE // 2)
+    deleted: list[int] = []
+    real = segments.SegmentFiles.delete_empty
+
+    def delete(files: segments.SegmentFiles, number: int) -> None:
+        deleted.append(number)
+        real(files, number)
+
+    monkeypatch.setattr(segments.SegmentFiles, "delete_empty", delete)
+    await open_journal()
+    assert deleted == [3, 2], "a death between the two leaves no hole"
 
 
 async def test_a_damaged_stretch_is_kept_counted_and_shipped(

@@ -81,8 +81,39 @@ async def test_shipments_follow_each_other(database: Database) -> None:
     await ship(database, first)
     await ship(database, second, offset=len(first))
     await ship(database, frames(make_closed("c")), segment=2)
-    await ship(database, frames(make_closed("d")), segment=5)
+    await ship(database, frames(make_closed("d")), segment=3)
     assert set(await read_usage(database)) == {"a", "b", "c", "d"}
+    assert await read_aside(database) == []
+
+
+@pytest.mark.parametrize(
+    ("stands", "segment", "expected"),
+    [
+        (None, 2, (1, "segments 1 to 1 are gone: nothing came behind 0-0")),
+        (1, 3, (2, "segments 2 to 2 are gone: nothing came behind 1-7")),
+        (4, 9, (5, "segments 5 to 8 are gone: nothing came behind 4-7")),
+    ],
+)
+async def test_segments_that_are_passed_over_are_told_once(
+    database: Database, stands: int | None, segment: int, expected: tuple[int, str]
+) -> None:
+    if stands is not None:
+        async with database.write() as connection:
+            await store.move_position(connection, "j1", Position(stands, 7), NOW_MS)
+    data = frames(make_closed("a")) + b"damage" + frames(make_closed("b"))
+    await ship(database, data, segment)
+    await ship(database, frames(make_closed("c")), segment, len(data))
+    await ship(database, frames(make_closed("d")), segment + 1)
+    assert set(await read_usage(database)) == {"a", "b", "c", "d"}
+    gone, damaged = sorted(await read_aside(database))
+    assert gone == ("j1", expected[0], 0, b"", expected[1])
+    assert damaged[1:4] == (segment, len(frames(make_closed("a"))), b"damage")
+
+
+async def test_an_empty_shipment_passes_over_what_need_not_come(database: Database) -> None:
+    assert await ship(database, b"", segment=5) == Position(5, 0)
+    await ship(database, frames(make_closed("a")), segment=5)
+    assert await read_aside(database) == []
 
 
 @pytest.mark.parametrize(("segment", "offset"), [(1, 0), (1, 1), (1, 10_000), (0, 0), (2, 1)])

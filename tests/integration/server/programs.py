@@ -79,13 +79,18 @@ server.serve_forever()
 _UP = """
 import asyncio, sys
 from pathlib import Path
+from tokenworks.cli.output import drop_stdout
 from tokenworks.kit.config import Settings
 from tokenworks.kit.errors import TokenworksError
 from tokenworks.server.supervisor import Programs, run
 from tests.integration.server.programs import CONTROL, DOOR
 programs = Programs((sys.executable, "-c", CONTROL), (sys.executable, "-c", DOOR))
 def tell(ready):
-    print(ready.address, ready.key_path.name, ready.model, flush=True)
+    try:
+        print(ready.address, ready.key_path.name, ready.model, flush=True)
+    except OSError:
+        drop_stdout()
+        raise
 try:
     sys.exit(asyncio.run(run(Settings(), tell, programs)))
 except TokenworksError as error:
@@ -108,10 +113,15 @@ class Up:
         }
         self.process: asyncio.subprocess.Process | None = None
 
-    async def start(self) -> None:
+    def prepare(self) -> None:
+        """Make the home, so that files in it can steer the children."""
+        self.home.mkdir()
+        (self.home / "lock").touch()
+
+    async def start(self, stdout: int = asyncio.subprocess.PIPE) -> None:
         self.process = await asyncio.create_subprocess_exec(
             sys.executable, "-c", _UP, env=self._environment,
-            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+            stdout=stdout, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
 
     async def until_ready(self) -> str:

@@ -4,16 +4,15 @@ import asyncio
 import errno
 import fcntl
 import os
-import subprocess
 import sys
-from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from tokenworks.kit.clock import SystemClock
 from tokenworks.kit.config import Settings
-from tokenworks.kit.errors import StartError
+from tokenworks.kit.errors import StartError, StorageFullError
 from tokenworks.server import home as module
 from tokenworks.server.home import Home, find_holder, open_home
 from tokenworks.server.supervisor import stop
@@ -24,16 +23,10 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "home"
 
 
-@pytest.fixture
-def full_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of one MiB; only root can make one."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", place], capture_output=True, check=False)
-    if done.returncode != 0:
-        pytest.skip("a small disk can only be mounted by root")
-    yield place
-    subprocess.run(["umount", place], check=True)
+def fill(disk: Path) -> None:
+    with suppress(OSError), (disk / "ballast").open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
 
 
 async def open_it(folder: Path) -> Home:
@@ -61,9 +54,54 @@ async def test_an_open_folder_is_closed_to_others(folder: Path) -> None:
 
 async def test_what_an_earlier_run_left_is_cleaned(folder: Path) -> None:
     (folder / "run" / "kept").mkdir(parents=True)
-    (folder / "run" / "control.sock").touch()
+    (folder / "lock").touch()
+    for name in ("control.sock", "address", ".address.abc.tmp", "room", "usage.db", "other.pid"):
+        (folder / "run" / name).touch()
     (await open_it(folder)).close()
-    assert [path.name for path in (folder / "run").iterdir()] == ["kept"]
+    assert sorted(path.name for path in (folder / "run").iterdir()) == ["kept", "other.pid", "usage.db"]
+
+
+async def test_a_folder_of_somebody_else_is_left_as_it_is(folder: Path) -> None:
+    (folder / "run").mkdir(parents=True)
+    (folder / "run" / "other.sock").touch()
+    (folder / "index.html").touch()
+    folder.chmod(0o755)
+    with pytest.raises(StartError, match=r"home is not empty and is no home of tokenworks .* set TOKENWORKS_HOME"):
+        await open_it(folder)
+    assert folder.stat().st_mode & 0o777 == 0o755
+    assert sorted(path.name for path in folder.rglob("*")) == ["index.html", "other.sock", "run"]
+
+
+@pytest.mark.parametrize("name", ["lost+found", "admin.key", "tokenworks.db"])
+async def test_a_new_disk_and_a_restored_home_are_taken(folder: Path, name: str) -> None:
+    folder.mkdir()
+    (folder / name).touch()
+    (await open_it(folder)).close()
+    assert (folder / "lock").exists()
+
+
+async def test_who_only_asks_is_in_nobodys_way(folder: Path) -> None:
+    (await open_it(folder)).close()
+    descriptor = os.open(folder / "lock", os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    opening = asyncio.create_task(open_it(folder))
+    await asyncio.sleep(0.01)
+    os.close(descriptor)
+    (await opening).close()
+
+
+async def test_what_a_killed_one_left_is_not_told_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "run").mkdir(parents=True)
+    (folder / "lock").write_text('{"pid":1,"address":"http://127.0.0.1:1"}')
+    (folder / "run" / "address").write_text("http://127.0.0.1:1")
+    seen = []
+
+    def look(*_: object) -> None:
+        seen.append((find_holder(folder), (folder / "run" / "address").exists()))
+
+    monkeypatch.setattr(module, "_check_room", look)
+    (await open_it(folder)).close()
+    assert seen == [(module.Holder(0), False)]
 
 
 async def test_a_second_user_is_told_who_is_first(folder: Path) -> None:
@@ -96,11 +134,36 @@ async def test_a_read_only_home_is_a_sentence(read_only_folder: Path) -> None:
         await open_it(read_only_folder)
 
 
-async def test_a_full_disk_is_a_sentence(full_disk: Path) -> None:
+async def test_a_disk_without_room_is_a_sentence(small_disk: Path) -> None:
     with pytest.raises(StartError, match=r"is full: 16 MiB must be free .* free some room, or set TOKENWORKS_HOME"):
-        await open_it(full_disk / "home")
-    assert not (full_disk / "home" / "run" / "room").exists()
-    assert find_holder(full_disk / "home") is None
+        await open_it(small_disk / "home")
+    assert not (small_disk / "home" / "run" / "room").exists()
+    assert find_holder(small_disk / "home") is None
+
+
+async def test_a_full_disk_is_a_sentence(small_disk: Path) -> None:
+    for name in ("new", "known"):
+        (small_disk / name).mkdir()
+    (small_disk / "known" / "lock").touch()
+    fill(small_disk)
+    for name in ("new", "known"):
+        with pytest.raises(StartError, match="the disk .*is full"):
+            await open_it(small_disk / name)
+        assert find_holder(small_disk / name) is None
+
+
+async def test_a_disk_that_fills_up_while_it_starts_is_a_sentence(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_check_room", lambda *_: None)
+    home = await open_it(small_disk / "home")
+    os.ftruncate(home.lock_fd, 0)  # that its room is given to the ballast
+    fill(small_disk)
+    with pytest.raises(StorageFullError, match="the disk is full: cannot write .*lock; free some room"):
+        home.tell("http://127.0.0.1:1")
+    home.close()
+    with pytest.raises(StartError, match="cannot be used: the disk is full"):
+        await open_it(small_disk / "home")
 
 
 async def test_children_of_an_earlier_run_are_waited_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,7 +77,7 @@ async def test_each_signal_stops_it_cleanly(up: Up, number: signal.Signals) -> N
 
 
 async def test_a_second_signal_stops_at_once(up: Up) -> None:
-    up.home.mkdir()
+    up.prepare()
     (up.home / "stubborn").touch()
     await up.start()
     await up.until_ready()
@@ -89,7 +89,7 @@ async def test_a_second_signal_stops_at_once(up: Up) -> None:
 
 
 async def test_a_stop_before_it_is_ready(up: Up) -> None:
-    up.home.mkdir()
+    up.prepare()
     (up.home / "not-ready").touch()
     await up.start()
     await until(lambda: bool(up.pids("door")))
@@ -110,7 +110,7 @@ async def test_a_killed_door_comes_back_and_refuses_nobody(up: Up) -> None:
 
 
 async def test_a_killed_control_comes_back_and_finds_its_replicas(up: Up) -> None:
-    up.home.mkdir()
+    up.prepare()
     (up.home / "replica").touch()
     await up.start()
     await up.until_ready()
@@ -124,7 +124,7 @@ async def test_a_killed_control_comes_back_and_finds_its_replicas(up: Up) -> Non
 
 
 async def test_a_control_that_cannot_start_is_fatal_the_first_time_only(up: Up) -> None:
-    up.home.mkdir()
+    up.prepare()
     (up.home / "control-fails").touch()
     await up.start()
     assert (await up.error()).splitlines()[-1] == "SENTENCE the database is damaged; restore it from a backup"
@@ -141,8 +141,23 @@ async def test_a_control_that_cannot_start_is_fatal_the_first_time_only(up: Up) 
     assert await up.stop() == 0
 
 
+async def test_a_reader_that_has_left_ends_nothing(up: Up) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    await up.start(stdout=writing)
+    os.close(writing)
+    await until(lambda: bool(up.pids("door")))
+    assert up.process is not None
+    assert up.process.stderr is not None
+    async with asyncio.timeout(15):
+        said = (await up.process.stderr.readline()).decode()
+    assert "but cannot say so on its output (Broken pipe)" in said
+    assert await ask_pid((up.home / "run" / "address").read_text().removeprefix("http://")) == up.pids("door")[0]
+    assert await up.stop() == 0
+
+
 async def test_a_door_that_ends_again_and_again_waits_longer(up: Up) -> None:
-    up.home.mkdir()
+    up.prepare()
     (up.home / "door-fails").touch()
     await up.start()
     await asyncio.sleep(1.5)
@@ -154,7 +169,7 @@ async def test_a_door_that_ends_again_and_again_waits_longer(up: Up) -> None:
 
 
 async def test_kill_9_of_the_supervisor_leaves_nobody(up: Up) -> None:
-    up.home.mkdir()
+    up.prepare()
     (up.home / "replica").touch()
     (up.home / "stubborn").touch()
     await up.start()
@@ -232,7 +247,7 @@ async def test_several_doors_share_the_port(tmp_path: Path) -> None:
 
 
 async def test_a_long_wait_says_why(up: Up) -> None:
-    up.home.mkdir()
+    up.prepare()
     (up.home / "not-ready").touch()
     await up.start()
     assert up.process is not None
@@ -255,7 +270,7 @@ async def test_clients_get_many_files(up: Up) -> None:
 
 
 async def test_a_new_client_is_refused_while_it_stops(up: Up) -> None:
-    up.home.mkdir()
+    up.prepare()
     await up.start()
     address = await up.until_ready()
     assert await up.stop() == 0

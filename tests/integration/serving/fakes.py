@@ -11,12 +11,13 @@ from tokenworks.serving.ports import Load, ReplicaWanted
 
 @dataclass
 class ManualClock:
-    """Time stands still until a test moves it."""
+    """Time stands still until a test moves it; `wall_shift_ms` sets the wall clock."""
 
     time_ms: int = 1_000_000
+    wall_shift_ms: int = 0
 
     def now_ms(self) -> int:
-        return self.time_ms
+        return self.time_ms + self.wall_shift_ms
 
     def monotonic_ms(self) -> int:
         return self.time_ms

@@ -16,7 +16,9 @@ from tokenworks.serving.model import Deployment, Replica, ReplicaState
 from tokenworks.serving.service import Serving
 
 DEPLOYMENT = Deployment("small", "default/small", ("alias",), "llamacpp", 1, 4, 2048, 2048, 1)
-REPLICA = Replica("replica_1", "small", ReplicaState.STARTING, 5, "loading", "127.0.0.1:1", "secret", 7, 2)
+REPLICA = Replica(
+    "replica_1", "small", ReplicaState.STARTING, 5, "loading", "127.0.0.1:1", "secret", 7, 2, since_ms_wall=99
+)
 GOOD = {"authorization": "Bearer good"}
 
 
@@ -58,7 +60,7 @@ async def test_deployments_say_why_they_are_not_ready(client: httpx2.AsyncClient
 async def test_replicas_are_listed_without_their_keys(client: httpx2.AsyncClient) -> None:
     answer = await client.get("/admin/v1/replicas", headers=GOOD)
     (row,) = msgspec.json.decode(answer.content, type=wire.ReplicaList).data
-    assert row == wire.ReplicaRow("replica_1", "small", "starting", 5, "loading", "127.0.0.1:1", 7, 2, None)
+    assert row == wire.ReplicaRow("replica_1", "small", "starting", 99, "loading", "127.0.0.1:1", 7, 2, None)
     assert b"secret" not in answer.content
     answer = await client.get("/admin/v1/replicas?deployment=other", headers=GOOD)
     assert answer.json() == {"data": []}

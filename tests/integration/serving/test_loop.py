@@ -137,6 +137,25 @@ async def test_a_dead_replica_is_started_again_after_a_wait(bench: Bench) -> Non
     assert bench.replica.restarts == 1
 
 
+@pytest.mark.parametrize("shift_ms", [-3_600_000, 3_600_000])
+async def test_a_wall_clock_that_is_set_changes_no_wait(bench: Bench, shift_ms: int) -> None:
+    first = await bench.get_ready()
+    bench.clock.wall_shift_ms = shift_ms
+    bench.engine.silence = "connection refused"
+    await bench.step(1_000)
+    await bench.step(5_000)
+    assert (bench.replica.state, bench.replica.reason) == (ReplicaState.READY, "connection refused")
+    await bench.step(1_000)
+    assert bench.replica.reason == "it has not answered for 6000 ms; last: connection refused"
+    assert bench.replica.since_ms_wall == bench.clock.time_ms + shift_ms
+    bench.engine.silence = ""
+    await bench.step()
+    await bench.step(500)
+    await bench.step()
+    assert bench.replica.state is ReplicaState.READY
+    assert bench.replica.replica_id != first.replica_id
+
+
 @pytest.mark.parametrize(
     ("deployment", "reason"),
     [

@@ -105,6 +105,9 @@ def test_a_key_that_could_never_be_used_is_refused() -> None:
     with pytest.raises(InvalidRequestError) as caught:
         policy.check_key_request(KeyRequest("default", expires_at_ms=10), now_ms=10)
     assert caught.value.param == "expires_at_ms"
+    for at_ms in (253_402_300_800_000, 2**63, 2**70):
+        with pytest.raises(InvalidRequestError, match="after the year 9999"):
+            policy.check_key_request(KeyRequest("default", expires_at_ms=at_ms), now_ms=10)
 
 
 def test_only_the_default_organization_administers() -> None:

@@ -1,10 +1,12 @@
 """Records and a clock for the tests of metering."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 
-from tokenworks.metering.model import Closed, Counts, Opened, Progress, Status
+from tokenworks.metering.model import Closed, Counts, Opened, Progress, Record, Status
+from tokenworks.metering.policy import DOOR_DIED, OpenRequests
 
 
 def make_opened(request_id: str = "req_1", **changes: Any) -> Opened:
@@ -41,6 +43,19 @@ def make_closed(request_id: str = "req_1", **changes: Any) -> Closed:
         counts=Counts(10, 4, 20),
     )
     return msgspec.structs.replace(closed, **changes)
+
+
+def make_interrupted(request_id: str, counts: Counts, ended_at_ms: int) -> Closed:
+    """What recovery makes of `make_opened(request_id)`."""
+    return make_closed(request_id, ended_at_ms=ended_at_ms, status=Status.INTERRUPTED, reason=DOOR_DIED, counts=counts)
+
+
+def recover(records: Iterable[Record], ended_at_ms: int) -> list[Closed]:
+    """Closing records for the requests that opened and never closed, as a door's recovery makes them."""
+    requests = OpenRequests()
+    for record in records:
+        requests.apply(record)
+    return requests.close_all(ended_at_ms)
 
 
 class ManualClock:

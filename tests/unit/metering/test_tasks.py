@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 import pytest
 
-from tokenworks.kit.errors import TokenworksError, UnavailableError
+from tokenworks.kit.errors import StartError, TokenworksError, UnavailableError
 from tokenworks.metering.model import START, Position
-from tokenworks.metering.ports import ShippableJournal
+from tokenworks.metering.ports import FindLeftJournals, OpenLeftJournal, ShippableJournal
 from tokenworks.metering.tasks import ADOPT_MS, WAIT_MS_MAX, Shipper, adopt
 
 INTERVAL_MS = 200
@@ -19,9 +20,11 @@ class MemoryJournal:
 
     def __init__(self, *segments: bytes) -> None:
         self.journal_id = "journal_1"
+        self.first_segment = 1
         self.parts = dict(enumerate(segments, 1))
         self.archived: list[int] = []
         self.is_closed = False
+        self.is_unreadable = False
         self._grown = asyncio.Event()
 
     @property
@@ -30,6 +33,8 @@ class MemoryJournal:
         return Position(last, len(self.parts[last]))
 
     async def read_durable(self, segment: int, offset: int, limit: int) -> bytes:
+        if self.is_unreadable:
+            raise UnavailableError("Input/output error")
         return self.parts.get(segment, b"")[offset : offset + limit]
 
     def find_next_segment(self, segment: int) -> int | None:
@@ -63,6 +68,7 @@ class MemoryControl:
         self.away: Exception | None = None
         self.is_stubborn = False
         self.calls = 0
+        self.passed: list[Position] = []
 
     async def position(self, journal_id: str) -> Position:
         self.calls += 1
@@ -78,6 +84,8 @@ class MemoryControl:
         begins_later = position.segment > stands.segment and not position.offset
         if self.is_stubborn or (position != stands and not begins_later):
             return stands
+        if not content:
+            self.passed.append(position)
         taken = self.taken.setdefault(journal_id, {})
         taken[position.segment] = taken.get(position.segment, b"") + content
         self.stands[journal_id] = Position(position.segment, position.offset + len(content))
@@ -202,6 +210,67 @@ async def test_a_folder_that_was_put_back_from_a_copy_is_shipped_under_a_new_nam
     assert control.taken == {"journal_1_again": {1: b"ab"}}
 
 
+@pytest.mark.parametrize(
+    ("stands", "name"),
+    [
+        (START, "journal_1"),
+        (Position(6, 2), "journal_1"),
+        (Position(7, 0), "journal_1"),
+        (Position(7, 1), "journal_1_again"),
+        (Position(7, 9), "journal_1_again"),
+        (Position(8, 0), "journal_1_again"),
+    ],
+)
+async def test_what_control_has_of_a_process_that_never_shipped_is_of_another_past(
+    stands: Position, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal, control = MemoryJournal(), MemoryControl()
+    journal.parts = {6: b"ab", 7: b"cdef"}  # those before are shipped and deleted
+    journal.first_segment = 7
+    control.stands["journal_1"] = stands
+    shipper = make_shipper(journal, control, Pauses())
+    while await shipper.ship():
+        pass
+    assert journal.journal_id == name
+    assert control.taken[name][7] == b"cdef"
+    is_renamed = name != "journal_1"
+    assert control.passed == ([Position(6, 0)] if is_renamed else []), "what control has under the old name"
+    assert ("are gone" in caplog.text) == (stands == START)
+
+
+async def test_control_is_not_of_another_past_once_it_was_met() -> None:
+    journal, control, pauses = MemoryJournal(b"a"), MemoryControl(), Pauses()
+    pauses.gate.set()
+    task = asyncio.create_task(make_shipper(journal, control, pauses).run())
+    await settle()
+    control.away = UnavailableError("away")
+    journal.grow(1, b"b")
+    await settle()
+    control.away = None
+    await settle()
+    assert (journal.journal_id, control.taken) == ("journal_1", {"journal_1": {1: b"ab"}})
+    control.away = UnavailableError("away")
+    journal.grow(1, b"c")
+    await settle()
+    control.stands["journal_1"] = Position(1, 9)  # a copy of the folder runs elsewhere, under the same name
+    control.away = None
+    await settle()
+    assert control.taken["journal_1_again"] == {1: b"abc"}
+    await cancelled(task)
+
+
+async def test_segments_that_are_gone_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    journal, control = MemoryJournal(b"a"), MemoryControl()
+    journal.parts[4] = b"d"
+    shipper = make_shipper(journal, control, Pauses())
+    while await shipper.ship():
+        pass
+    assert [record.getMessage() for record in caplog.records] == [
+        "journal journal_1: segments 2 to 3 are gone, control has nothing of them"
+    ]
+    assert control.taken == {"journal_1": {1: b"a", 4: b"d"}}
+
+
 async def test_draining_does_not_wait_for_the_interval() -> None:
     journal, control, pauses = MemoryJournal(b"a"), MemoryControl(), Pauses()
     shipper = make_shipper(journal, control, pauses)
@@ -228,28 +297,102 @@ async def test_draining_ends_in_time_when_control_is_away() -> None:
     await cancelled(task)
 
 
-async def test_left_journals_are_shipped_to_their_end_and_let_go() -> None:
-    first, second, control, pauses = MemoryJournal(b"aaaab"), MemoryJournal(b"cc"), MemoryControl(), Pauses()
-    second.journal_id = "journal_2"
-    control.away = UnavailableError("away")
-    rounds: list[Sequence[ShippableJournal]] = [[first, second]]
+class LeftJournals:
+    """What doors left behind: `journals` are opened by name, those in `locked` cannot be."""
 
-    async def open_left() -> Sequence[ShippableJournal]:
-        if not rounds:
-            raise UnavailableError("the disk is away")
-        return rounds.pop()
+    def __init__(self, **parts: bytes) -> None:
+        self.journals = {name: MemoryJournal(content) for name, content in parts.items()}
+        for name, journal in self.journals.items():
+            journal.journal_id = name
+        self.locked: set[str] = set()
+        self.rounds = 0
+        self.opened: list[str] = []
 
+    def __call__(self) -> Sequence[OpenLeftJournal]:
+        self.rounds += 1
+        return [partial(self._open, name) for name, journal in self.journals.items() if not journal.is_closed]
+
+    async def _open(self, name: str) -> ShippableJournal:
+        if name in self.locked:
+            raise StartError(f"{name} is used by another process")
+        assert all(self.journals[earlier].is_closed for earlier in self.opened), "one at a time"
+        self.opened.append(name)
+        return self.journals[name]
+
+
+def start_adopting(find: FindLeftJournals, control: MemoryControl, pauses: Pauses) -> asyncio.Task[None]:
     def make(journal: ShippableJournal) -> Shipper:
         return Shipper(journal, control, interval_ms=INTERVAL_MS, bytes_max=BYTES_MAX, pause=pauses)
 
-    task = asyncio.create_task(adopt(open_left, make, pauses))
+    return asyncio.create_task(adopt(find, make, pauses))
+
+
+async def test_left_journals_are_shipped_to_their_end_and_let_go() -> None:
+    left, control, pauses = LeftJournals(one=b"aaaab", two=b"cc"), MemoryControl(), Pauses()
+    control.away = UnavailableError("away")
+    task = start_adopting(left, control, pauses)
     await settle()
-    assert (pauses.lengths, first.is_closed) == ([100], False)
+    assert (pauses.lengths, left.opened, left.journals["one"].is_closed) == ([100], ["one"], False)
     control.away = None
     pauses.gate.set()
     await settle()
-    assert control.taken == {"journal_1": {1: b"aaaab"}, "journal_2": {1: b"cc"}}
-    assert first.is_closed
-    assert second.is_closed
-    assert pauses.lengths[1:3] == [ADOPT_MS, ADOPT_MS], "and it looks again, also after a failure"
+    assert control.taken == {"one": {1: b"aaaab"}, "two": {1: b"cc"}}
+    assert all(journal.is_closed for journal in left.journals.values())
+    assert left.opened == ["one", "two"]
+    assert pauses.lengths[1:3] == [ADOPT_MS, ADOPT_MS], "and it looks again"
+    await cancelled(task)
+
+
+async def test_a_left_journal_that_fails_keeps_no_other_waiting_and_comes_again() -> None:
+    left, control = LeftJournals(locked=b"a", bad=b"b", good=b"c"), MemoryControl()
+    left.locked.add("locked")
+    left.journals["bad"].is_unreadable = True
+
+    def hold_after_the_round(milliseconds: int) -> None:
+        if milliseconds == ADOPT_MS:
+            pauses.gate.clear()
+
+    pauses = Pauses(hold_after_the_round)
+    pauses.gate.set()
+    task = start_adopting(left, control, pauses)
+    await settle()
+    assert control.taken == {"good": {1: b"c"}}
+    assert pauses.lengths == [100, 200, 400, 800, 1600, 3200, ADOPT_MS]
+    assert left.journals["bad"].is_closed, "its folder is free"
+    left.journals["bad"].is_closed = left.journals["bad"].is_unreadable = False
+    left.locked.clear()
+    left.opened.clear()
+    pauses.gate.set()
+    await settle()
+    assert control.taken == {"locked": {1: b"a"}, "bad": {1: b"b"}, "good": {1: b"c"}}
+    await cancelled(task)
+
+
+async def test_a_left_journal_that_cannot_be_closed_keeps_no_other_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    left, control, pauses = LeftJournals(bad=b"b", good=b"c"), MemoryControl(), Pauses()
+
+    async def close() -> None:
+        left.journals["bad"].is_closed = True
+        raise UnavailableError("the disk failed")
+
+    monkeypatch.setattr(left.journals["bad"], "close", close)
+    task = start_adopting(left, control, pauses)
+    await settle()
+    assert control.taken == {"bad": {1: b"b"}, "good": {1: b"c"}}
+    await cancelled(task)
+
+
+async def test_looking_for_left_journals_goes_on_after_a_failure() -> None:
+    left, pauses = LeftJournals(one=b"a"), Pauses()
+
+    def find() -> Sequence[OpenLeftJournal]:
+        if not pauses.lengths:
+            raise OSError(5, "Input/output error")
+        return left()
+
+    control = MemoryControl()
+    pauses.gate.set()
+    task = start_adopting(find, control, pauses)
+    await settle()
+    assert control.taken == {"one": {1: b"a"}}
     await cancelled(task)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from tokenworks.accounts.model import ApiKey, Scope
 from tokenworks.region.model import Snapshot
-from tokenworks.region.policy import make_snapshot, share_slots
+from tokenworks.region.policy import FORGET_KEY_MS, make_snapshot, share_slots
 from tokenworks.serving.model import Deployment, Replica, ReplicaState
 
 KEY = ApiKey("key_1", "a" * 64, "team", "blue", (Scope.INFERENCE, Scope.HUB_READ), 1, 99, 50)
@@ -32,6 +32,16 @@ def test_a_revoked_key_stays_in_it() -> None:
     assert key.scopes == ("inference", "hub:read")
     assert key.expires_at_ms == 99
     assert key.is_revoked
+
+
+def test_a_key_that_ended_long_ago_is_left_out() -> None:
+    revoked = replace(KEY, expires_at_ms=None)
+    expired = replace(KEY, revoked_at_ms=None)
+    assert len(snapshot([revoked], now_ms=50 + FORGET_KEY_MS).keys) == 1
+    assert snapshot([revoked], now_ms=51 + FORGET_KEY_MS).keys == ()
+    assert len(snapshot([expired], now_ms=99 + FORGET_KEY_MS).keys) == 1
+    assert snapshot([expired], now_ms=100 + FORGET_KEY_MS).keys == ()
+    assert len(snapshot([replace(KEY, revoked_at_ms=None, expires_at_ms=None)], now_ms=10 * FORGET_KEY_MS).keys) == 1
 
 
 def test_only_ready_replicas_are_in_it() -> None:

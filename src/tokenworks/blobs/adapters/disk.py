@@ -10,14 +10,17 @@ import fcntl
 import hashlib
 import os
 import tempfile
-from collections.abc import AsyncIterable, Iterator
+from collections.abc import AsyncIterable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, ParamSpec, TypeVar
 
 from tokenworks.blobs.model import Blob, check_digest
 from tokenworks.kit.errors import InvalidRequestError, NotFoundError
 from tokenworks.kit.files import make_private_folder, storage_errors, sync_file, sync_folder
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class DiskBlobStore:
@@ -51,7 +54,7 @@ class DiskBlobStore:
                         param="digest",
                         code="digest_mismatch",
                     )
-                await asyncio.to_thread(self._publish, name, blob.digest)
+                await _in_thread(self._publish, name, blob.digest)
             finally:
                 with suppress(FileNotFoundError):
                     os.unlink(name)
@@ -116,7 +119,7 @@ async def read_chunks(path: Path, *, chunk_bytes: int = 4_194_304) -> AsyncItera
     with file:
         while True:
             with storage_errors(path):
-                chunk = await asyncio.to_thread(file.read, chunk_bytes)
+                chunk = await _in_thread(file.read, chunk_bytes)
             if not chunk:
                 return
             yield chunk
@@ -126,10 +129,28 @@ async def _write(descriptor: int, chunks: AsyncIterable[bytes]) -> Blob:
     hasher = hashlib.sha256()
     size = 0
     async for chunk in chunks:
-        await asyncio.to_thread(_write_chunk, descriptor, chunk, hasher)
+        await _in_thread(_write_chunk, descriptor, chunk, hasher)
         size += len(chunk)
-    await asyncio.to_thread(sync_file, descriptor)
+    await _in_thread(sync_file, descriptor)
     return Blob(hasher.hexdigest(), size)
+
+
+async def _in_thread(work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+    """Work in a thread, and be cancelled only when the thread has ended.
+
+    A thread cannot be stopped. The caller closes its file then, and the number of that file may already be another's.
+    """
+    thread = asyncio.ensure_future(asyncio.to_thread(work, *arguments, **named))
+    cancelled: asyncio.CancelledError | None = None
+    while not thread.done():
+        try:
+            await asyncio.wait([thread])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        thread.exception()  # seen, so that nobody is told of it
+        raise cancelled
+    return thread.result()
 
 
 def _write_chunk(descriptor: int, chunk: bytes, hasher: "hashlib._Hash") -> None:

@@ -61,6 +61,14 @@ class RemoteProcesses:
         """
         return (await self._call(ListProcesses(), self._timeout_ms)).processes
 
+    async def list_with_others(self) -> tuple[ProcessStatus, ...]:
+        """Those, too, that the owner keeps for itself.
+
+        Raises:
+            UnavailableError: as `list`.
+        """
+        return (await self._call(ListProcesses(with_others=True), self._timeout_ms)).processes
+
     async def _call(self, call: ProcessCall, timeout_ms: int) -> ProcessAnswer:
         line = msgspec.json.encode(call) + b"\n"
         try:

@@ -10,6 +10,7 @@ nothing is ever called durable again.
 import asyncio
 import logging
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -71,6 +72,7 @@ class DiskJournal:
 
         self._ends = recovered.ends
         self._current = recovered.current
+        self._first_segment = recovered.current.number
         self._spare: Segment | None = None
         self._reserve_bytes = max(_SLACK_BYTES, min(reserve_bytes, files.segment_bytes // 2))
         self._reserve_error = ""
@@ -120,6 +122,11 @@ class DiskJournal:
     def journal_id(self) -> str:
         """The name under which control keeps its position."""
         return self._journal_id
+
+    @property
+    def first_segment(self) -> int:
+        """Where this process began to write."""
+        return self._first_segment
 
     @property
     def durable_position(self) -> int:
@@ -235,8 +242,11 @@ class DiskJournal:
         return sorted({*self._ends, self._durable >> _SHIFT})
 
     def find_next_segment(self, segment: int) -> int | None:
-        """The first later segment that may hold durable records."""
-        return next((number for number in self.segments() if number > segment), None)
+        """The first later segment that may hold durable records.
+
+        Only up to the durable one: a segment that was left behind may itself still wait for its flush.
+        """
+        return next((number for number in self.segments() if segment < number <= self._durable >> _SHIFT), None)
 
     async def read_durable(self, segment: int, offset: int, limit: int) -> bytes:
         """About `limit` bytes from a record's beginning on; see `ports.ShippableJournal`."""
@@ -263,11 +273,16 @@ class DiskJournal:
     async def archive(self, segment: int) -> None:
         """Put segments before `segment` away; see `ports.ShippableJournal`.
 
-        One in which a request opened that is still open stays, and with it all behind: its progress is in those.
+        One in which a request opened that is still open stays, and with it all behind: its progress is in those. A
+        request is open until its closing record is durable; in a journal that failed, for ever.
         """
         first_open = min((number for number, _ in self._open.values()), default=segment)
         upto = min(segment, first_open, self._durable >> _SHIFT)
         ends = dict(self._ends)
+        with suppress(UnavailableError):
+            await self.flush()
+        if self._error is not None:
+            return
 
         def work() -> list[int]:
             now_ms = self._clock.now_ms()

@@ -2,7 +2,7 @@
 
 Invariants: a request that opened and never closed gets one closing record; no segment that holds a byte is written to
 again, except that the torn tail of the last one is cut; a damaged stretch is copied aside and stays where it is, so
-that it is shipped and set aside by control, too.
+that it is shipped and set aside by control, too; no number is skipped, so that control can tell when a segment is gone.
 """
 
 import logging
@@ -56,9 +56,7 @@ def recover_folder(files: SegmentFiles, clock: Clock, ids: Ids) -> Recovered:
         read = _read_segments(files, clock.now_ms())
         _mend_tails(files, read)
         archived = {number: files.measure_archived(number) for number in files.list_archived()}
-        current, spare = _take_empty_segments(files, read)
-        if current is None:
-            current = files.create(max([*read.ends, *archived], default=0) + 1)
+        current, spare = _take_empty_segments(files, read, max([*read.ends, *archived], default=0))
         return Recovered(lock, journal_id, current, spare, archived | read.ends, read.interrupted)
     except BaseException:
         os.close(lock)
@@ -93,23 +91,29 @@ def _mend_tails(files: SegmentFiles, read: _Read) -> None:
         if torn_bytes and number == last:
             _logger.warning("journal %s: cut %d bytes of a torn tail at %d-%d", files.folder, torn_bytes, number, end)
             files.cut(number, end, torn_bytes)
+            if not end:
+                del read.ends[number]
+                read.empty.append(number)
         elif torn_bytes:
             read.ends[number] = end + torn_bytes
             _keep_unreadable(files, number, end, files.read(number, end, torn_bytes))
 
 
-def _take_empty_segments(files: SegmentFiles, read: _Read) -> tuple[Segment | None, Segment | None]:
-    """The segments that an earlier process had reserved and not used: one to write to, and the one after it."""
-    last = max(read.ends, default=0)
+def _take_empty_segments(files: SegmentFiles, read: _Read, last: int) -> tuple[Segment, Segment | None]:
+    """A segment to write to behind `last`, and the next one: those that were reserved and not used, or a new one."""
+    behind = sorted(number for number in read.empty if number > last)
     taken: list[Segment] = []
-    for number in read.empty:
-        segment = files.reopen(number) if number > last and len(taken) < 2 else None
+    for number in behind[:2]:
+        segment = files.reopen(number) if number == behind[0] + len(taken) else None
         if segment is None:
-            files.delete_empty(number)
-        else:
-            taken.append(segment)
-    current, spare, *_ = [*taken, None, None]
-    return current, spare
+            break
+        taken.append(segment)
+    used = {segment.number for segment in taken}
+    for number in sorted({*read.empty} - used, reverse=True):  # killed between two of them, this leaves no hole
+        files.delete_empty(number)
+    if not taken:
+        taken.append(files.create(behind[0] if behind else last + 1))
+    return taken[0], taken[1] if len(taken) == 2 else None
 
 
 def _keep_unreadable(files: SegmentFiles, number: int, offset: int, content: bytes) -> None:
