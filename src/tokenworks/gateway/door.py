@@ -23,7 +23,7 @@ class Door(DoorState):
         if not request.target.startswith(b"/v1"):
             return None
         try:
-            self.check_key(request.authorization)
+            self.check_key(request)
         except TokenworksError as error:
             return error
         return None
@@ -55,7 +55,7 @@ class Door(DoorState):
             raise UnavailableError("this door is stopping; try again", code="stopping")
         directory = self.directory()
         # Again, since the head was checked: a body may take a minute, and a pipelined request longer.
-        key = self.check_key(request.authorization)
+        key = self.check_key(request)
         spec = read_chat(request.body)
         deployment = directory.resolve(spec.model)
         if spec.choices > deployment.slots:

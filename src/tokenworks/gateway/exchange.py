@@ -36,6 +36,7 @@ class ChatExchange:
 
     _state = _State.WAITING
     _last_heard = 0.0
+    _is_heard = False
     _attempts = 0
     _replica: SnapshotReplica | None = None
     _connection: Connection | None = None
@@ -107,7 +108,7 @@ class ChatExchange:
         self._last_heard = self._door.loop.time()
         if not self._is_opened:
             try:
-                self._door.check_key(self._request.authorization)
+                self._door.check_key(self._request)
                 self._open(replica_id)
             except TokenworksError as error:
                 self.fail(error)
@@ -178,7 +179,7 @@ class ChatExchange:
 
     def on_body(self, data: bytes) -> None:
         """A piece of the replica's answer."""
-        self._last_heard = self._door.loop.time()
+        self._is_heard = True
         if self._refusal_status:
             if len(self._refusal) < _REFUSAL_BYTES_MAX:
                 self._refusal += data
@@ -283,6 +284,9 @@ class ChatExchange:
     def check_times(self, now: float) -> None:
         """Called about twice a second: end what waits too long, journal progress."""
         settings = self._door.settings
+        if self._is_heard:
+            self._is_heard = False
+            self._last_heard = now
         if self._state is _State.WAITING:
             if (now - self._waiting_since) * 1000 > settings.queue_wait_ms_max:
                 self._give_up_waiting()

@@ -334,7 +334,13 @@ class ClientConnection(asyncio.Protocol):
 
     def write_data(self, data: bytes, head: bytes = b"") -> None:
         """Write body bytes of a begun answer."""
-        self._write(head + answers.chunk(data) if self._is_chunked else head + data)
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        if self._is_chunked:
+            transport.write(b"%b%x\r\n%b\r\n" % (head, len(data), data))
+        else:
+            transport.write(head + data)
 
     def finish_stream(self, data: bytes, head: bytes = b"") -> None:
         """Write the last body bytes and end the answer."""

@@ -1,6 +1,7 @@
 """A request as a door's connection read it."""
 
 from tokenworks.kit.errors import TokenworksError
+from tokenworks.region.model import SnapshotKey
 
 Header = tuple[bytes, bytes]
 
@@ -16,7 +17,9 @@ class Request:
         "error",
         "expect",
         "headers",
+        "judged_by",
         "keep_alive",
+        "key",
         "method",
         "minor",
         "request_id",
@@ -35,4 +38,6 @@ class Request:
         self.body = b""
         self.minor = 1
         self.keep_alive = True
+        self.key: SnapshotKey | None = None
+        self.judged_by: object = None
         self.error: TokenworksError | None = None

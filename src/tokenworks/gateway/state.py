@@ -10,10 +10,11 @@ from typing import Protocol, TypeVar
 
 from tokenworks.gateway.directory import Directory
 from tokenworks.gateway.protocol import ClientConnection
+from tokenworks.gateway.request import Request
 from tokenworks.kit.clock import Clock
 from tokenworks.kit.config import GatewaySettings
 from tokenworks.kit.errors import TokenworksError, UnavailableError
-from tokenworks.kit.http1 import Pool
+from tokenworks.kit.http1 import HeadlessConnection, Pool
 from tokenworks.kit.ids import Ids
 from tokenworks.metering.ports import Journal
 from tokenworks.region.admission import Admission
@@ -125,14 +126,19 @@ class DoorState:
             )
         return self._directory
 
-    def check_key(self, authorization: bytes | None) -> SnapshotKey:
-        """The key of a `/v1` request, as of now.
+    def check_key(self, request: Request) -> SnapshotKey:
+        """The key of a `/v1` request, as of this snapshot: looked at again only when there is a newer one.
 
         Raises:
             AuthenticationError: it is not good, or not any more.
             PermissionDeniedError: it may not do this.
         """
-        return self.directory().authenticate(authorization, _SCOPE, self.clock.now_ms())
+        if request.key is not None and request.judged_by is self._directory:
+            return request.key
+        directory = self.directory()
+        request.key = directory.authenticate(request.authorization, _SCOPE, self.clock.now_ms())
+        request.judged_by = directory
+        return request.key
 
     # connections
 
@@ -164,7 +170,7 @@ class DoorState:
     def run_admitted(self, admitted: Iterable[tuple[Waiter, str]]) -> None:
         """Start those whose turn has come. One that ends at once lets others in: they are queued, not nested."""
         self._admitted.extend(admitted)
-        if self._is_admitting:
+        if self._is_admitting or not self._admitted:
             return
         self._is_admitting = True
         try:
@@ -201,7 +207,8 @@ class DoorState:
         pool = self._pools.get(replica.replica_id)
         if pool is None:
             address = f"{replica.host}:{replica.port}"
-            pool = self._pools[replica.replica_id] = Pool(address, self.settings.connect_ms_max)
+            pool = Pool(address, self.settings.connect_ms_max, kind=HeadlessConnection)
+            self._pools[replica.replica_id] = pool
         return pool
 
     def request_head(self, replica: SnapshotReplica, length: int) -> bytes:

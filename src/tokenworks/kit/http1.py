@@ -129,18 +129,15 @@ class Connection(asyncio.Protocol):
         except httptools.HttpParserError as error:
             self._fail(UpstreamError(f"the upstream did not speak HTTP: {error}"))
             return
-        self._pass_on()
-
-    def _pass_on(self) -> None:
-        receiver = self._receiver
-        if self._body:
-            body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-            self._body.clear()
-            if receiver is None:
+        parts = self._body
+        if parts:
+            body = parts[0] if len(parts) == 1 else b"".join(parts)
+            parts.clear()
+            if self._receiver is None:
                 self._close()
                 return
             try:
-                receiver.on_body(body)
+                self._receiver.on_body(body)
             except Exception as error:  # noqa: BLE001  # one answer's nonsense must end as that answer's failure
                 self._fail(error)
                 return
@@ -160,7 +157,7 @@ class Connection(asyncio.Protocol):
             return
         try:
             receiver.on_end()
-        except Exception as error:  # noqa: BLE001  # as in _pass_on
+        except Exception as error:  # noqa: BLE001  # as in data_received
             receiver.on_lost(error, is_stale=False)
 
     def eof_received(self) -> bool:
@@ -211,14 +208,24 @@ class Connection(asyncio.Protocol):
             self._ended = True
 
 
+class HeadlessConnection(Connection):
+    """A connection whose answers' headers nobody reads: the parser makes no call for each."""
+
+    __slots__ = ()
+    on_header = None  # type: ignore[assignment]  # so the parser knows that there is nobody to call
+
+
 class Pool:
     """Connections to one address: idle ones are used again, the newest first."""
 
-    def __init__(self, address: str, connect_ms_max: int, idle_max: int = 256) -> None:
+    def __init__(
+        self, address: str, connect_ms_max: int, idle_max: int = 256, kind: type[Connection] = Connection
+    ) -> None:
         self.loop = asyncio.get_running_loop()
         self.address = address
         self._connect_ms_max = connect_ms_max
         self._idle_max = idle_max
+        self._kind = kind
         self._idle: list[Connection] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_closed = False
@@ -256,10 +263,10 @@ class Pool:
             OSError: nobody listens there.
         """
         if self.address.startswith("unix:"):
-            _, connection = await self.loop.create_unix_connection(lambda: Connection(self), self.address[5:])
+            _, connection = await self.loop.create_unix_connection(lambda: self._kind(self), self.address[5:])
         else:
             host, _, port = self.address.rpartition(":")
-            _, connection = await self.loop.create_connection(lambda: Connection(self), host, int(port))
+            _, connection = await self.loop.create_connection(lambda: self._kind(self), host, int(port))
         return connection
 
     def release(self, connection: Connection) -> None:

@@ -172,10 +172,14 @@ class LlamaCppReader:
             cut = data.find(b"\n\n", data.find(_FIRST)) + 2 if _FIRST in data else len(data)
             first = self._feed_events(data[:cut])
             data = data[cut:]
-        cut = _find_special(data)
+        start = _last_event(data, len(data))
+        if data.startswith(_PLAIN, start):
+            plain = self._feed_plain(data, is_one=start == 0)
+            return first + plain if first else plain
+        cut = _find_special(data, start)
         if cut:
-            first += self._feed_plain(data[:cut])
-        return first + self._feed_events(data[cut:]) if cut != len(data) else first
+            first += self._feed_plain(data[:cut], is_one=False)
+        return first + self._feed_events(data[cut:])
 
     def _keep_rest(self, data: bytes) -> bytes:
         """Return the whole events; the begun one waits for its rest."""
@@ -187,19 +191,20 @@ class LlamaCppReader:
             self.error = UpstreamError("the replica sent an event over the size limit")
         return data[:cut]
 
-    def _feed_plain(self, data: bytes) -> bytes:
+    def _feed_plain(self, data: bytes, *, is_one: bool) -> bytes:
         at = data.rfind(_CUT)
         if at < 0:
             return data
-        end = data.find(b"}", at) + 1
         try:
             output = _number(data, _PREDICTED, at)
         except ValueError:
-            self.error = UpstreamError(f"the replica's counts cannot be read: {data[at:end]!r}")
+            self.error = UpstreamError(f"the replica's counts cannot be read: {data[at:]!r}")
             return b""
         if output > self._output_tokens:
             self._output_tokens = self._output[0] = output
-        return cut_timings(data[:at]) + data[end:]
+        if is_one:
+            return data[:at] + data[data.find(b"}", at) + 1 :]
+        return cut_timings(data)
 
     def _feed_events(self, data: bytes) -> bytes:
         visible: list[bytes] = []
@@ -288,13 +293,16 @@ class LlamaCppReader:
         return b"".join(parts)
 
 
-def _find_special(data: bytes) -> int:
+def _last_event(data: bytes, end: int) -> int:
+    """Where the last event before `end` begins; an event ends there."""
+    before = data.rfind(b"\n\n", 0, end - 2)
+    return before + 2 if before >= 0 else 0
+
+
+def _find_special(data: bytes, cut: int) -> int:
     """Where the events begin that are not plain content: what ends an answer stands at its end, so look from there."""
-    cut = len(data)
     while cut:
-        start = data.rfind(b"\n\n", 0, cut - 2) + 2
-        if start == 1:
-            start = 0
+        start = _last_event(data, cut)
         if data.startswith(_PLAIN, start):
             break
         cut = start
@@ -303,7 +311,7 @@ def _find_special(data: bytes) -> int:
 
 def cut_timings(data: bytes) -> bytes:
     """Remove every `timings` member that follows another member."""
-    return _TIMINGS.sub(b"", data) if _CUT in data else data
+    return _TIMINGS.sub(b"", data)
 
 
 def usage_event(template: _UsageEvent, counts: Counts) -> bytes:
