@@ -295,6 +295,8 @@ class LlamaCppReader:
 
 def _last_event(data: bytes, end: int) -> int:
     """Where the last event before `end` begins; an event ends there."""
+    if data.find(b"\n", 0, end) == end - 2:  # a single event: the usual case, and one fast look
+        return 0
     before = data.rfind(b"\n\n", 0, end - 2)
     return before + 2 if before >= 0 else 0
 
