@@ -6,7 +6,7 @@ reads the counts by byte search, cuts them out, and holds back *the end*: everyt
 last choice. The end is for the door to release when the record of the request is durable.
 
 Byte search is safe: inside a JSON string every quote is escaped, so `"finish_reason":"` cannot stand in generated text.
-Source: shared measurements of xllamacpp; `docs/adr/0006-engine-dialects.md`.
+Source: `docs/adr/0007-engine-dialects.md`.
 """
 
 import re
