@@ -166,7 +166,6 @@ class ChatExchange:
         self._refusal_status = 0
         self._refusal = b""
         self._state = _State.WAITING
-        self._waiting_since = self._door.loop.time()
         self._door.run_admitted(self._door.admission(self._deployment.name).return_first(self, self.slots))
 
     # the replica's side
@@ -225,6 +224,7 @@ class ChatExchange:
             return
         has_said = self._has_head or self._pending or self._counts().output_tokens
         if not has_said and self._attempts < _ATTEMPTS_MAX:
+            self._waiting_since = self._door.loop.time()
             self._wait_again()
         else:
             self._release_slot()

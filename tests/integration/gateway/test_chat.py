@@ -461,3 +461,13 @@ async def test_draining_finishes_answers_and_takes_no_more() -> None:
         reply = await busy.read_reply()
         assert (reply.status, reply.headers["connection"]) == (200, "close")
         await asyncio.wait_for(made.door.idle.wait(), 5)
+
+
+async def test_a_replica_that_cannot_be_reached_is_given_up_in_time() -> None:
+    async with scene(queue_wait_ms_max=100) as made:
+        await made.replica.stop()
+        reply = await (await made.client()).chat()
+        assert (reply.status, reply.error["code"]) == (503, "no_capacity")
+        (row,) = await made.settled()
+        assert (row.status, row.counts) == (Status.FAILED, Counts())
+        await made.replica.start()
