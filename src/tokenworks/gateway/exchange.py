@@ -150,6 +150,7 @@ class ChatExchange:
             assert self._replica is not None
             self._door.suspend(self._deployment.name, self._replica.replica_id)
             self._wait_again()
+            self.check_times(self._door.loop.time())  # a tick finds it connecting again, never waiting
 
     def _send(self, connection: Connection) -> None:
         assert self._replica is not None
