@@ -337,10 +337,11 @@ def _number(data: bytes, key: bytes, at: int) -> int:
     Raises:
         ValueError: there is none.
     """
-    start = data.find(key, at) + len(key)
+    found = data.find(key, at)
+    start = found + len(key)
     end = data.find(b",", start)
-    if end - start > _DIGITS_MAX:
-        raise ValueError("a count with too many digits")
+    if found < 0 or end - start > _DIGITS_MAX:
+        raise ValueError("no count, or one with too many digits")
     return int(data[start:end])
 
 

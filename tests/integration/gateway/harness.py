@@ -174,20 +174,18 @@ class Call:
 Behaviour = Callable[[Call], Awaitable[None]]
 
 
-class FakeReplica:
-    """Speaks llama.cpp's protocol; each request runs `behaviour`."""
+class RawServer:
+    """Takes whole requests off its connections and hands them to `answer`, one after the other."""
 
     def __init__(self) -> None:
-        self.calls: list[Call] = []
         self.connections = 0
-        self.behaviour: Behaviour = _whole_answer
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self.port = 0
 
-    async def start(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
+    async def answer(
+        self, head: bytes, body: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        raise NotImplementedError
 
     async def stop(self) -> None:
         assert self._server is not None
@@ -204,17 +202,35 @@ class FakeReplica:
         try:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
-                length = next(
-                    int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-len")
-                )
-                call = Call(await reader.readexactly(length), reader, writer)
-                self.calls.append(call)
-                await self.behaviour(call)
+                lengths = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
+                body = await reader.readexactly(int(lengths[0].split(b":")[1]) if lengths else 0)
+                await self.answer(head, body, reader, writer)
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             pass
         finally:
             self._tasks.discard(task)
             writer.transport.abort()
+
+
+class FakeReplica(RawServer):
+    """Speaks llama.cpp's protocol; each request runs `behaviour`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[Call] = []
+        self.behaviour: Behaviour = _whole_answer
+        self.port = 0
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def answer(
+        self, head: bytes, body: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        call = Call(body, reader, writer)
+        self.calls.append(call)
+        await self.behaviour(call)
 
 
 async def _whole_answer(call: Call) -> None:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from tests.integration.gateway.harness import Scene, scene
+from tests.integration.gateway.harness import RawServer, Scene, scene
 from tokenworks.kit.http1 import Connection, Pool
 
 
@@ -44,16 +44,14 @@ class Asked:
 Answering = Callable[[Asked], Awaitable[None]]
 
 
-class FakeUpstream:
+class FakeUpstream(RawServer):
     """Reads whole requests; each runs `answering`."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.asked: list[Asked] = []
-        self.connections = 0
         self.answering: Answering = say_hello
         self.address = ""
-        self._server: asyncio.Server | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self, path: Path | None) -> None:
         if path is None:
@@ -63,31 +61,12 @@ class FakeUpstream:
             self._server = await asyncio.start_unix_server(self._serve, path)
             self.address = f"unix:{path}"
 
-    async def stop(self) -> None:
-        assert self._server is not None
-        self._server.close()
-        for task in tuple(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        self.connections += 1
-        try:
-            while True:
-                head = await reader.readuntil(b"\r\n\r\n")
-                lengths = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
-                body = await reader.readexactly(int(lengths[0].split(b":")[1]) if lengths else 0)
-                asked = Asked(head, body, reader, writer)
-                self.asked.append(asked)
-                await self.answering(asked)
-        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
-            pass
-        finally:
-            self._tasks.discard(task)
-            writer.transport.abort()
+    async def answer(
+        self, head: bytes, body: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        asked = Asked(head, body, reader, writer)
+        self.asked.append(asked)
+        await self.answering(asked)
 
 
 async def say_hello(asked: Asked) -> None:
